@@ -1,0 +1,1 @@
+"""Model families: each module is one family, built from `nets` and `objectives`."""
