@@ -1,0 +1,234 @@
+"""`fit` trains every member of a sweep; members of one architecture can run as one stacked program.
+
+How the promise "a sweep equals its members trained alone" is kept: every random number is drawn outside the stacked
+program from the member's own generators, in blocks whose size does not depend on the other members; the optimiser is
+elementwise; and a member that stops is cut out of the stack, never averaged with.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from collapse_lib.progress import Progress
+from collapse_lib.stacking import Evaluate, Members, Objective, Plan, Plateau, Streams
+from collapse_lib.sweeps import Schedule, Sweep
+
+STACK_LIMIT = 2**22  # multiply-adds (parameters x batch) a member and step above which two cores prefer a loop
+
+
+class FitResult(NamedTuple):
+    """`summary`: one row a member: configuration, `status` (finished, plateau, diverged), `steps`, `loss`, `stacked`.
+    `history`: one row a member and log point: `member`, `step`, `progress`, then the objective's terms, each the mean
+    over the `log_every` steps from `step` on (at `log_every=1`: the value at `step`, before that step's update).
+    `evaluations`: one row a member and evaluation: `member`, `step`, then what `evaluate` returned.
+    `states`: one state dict a member, on the CPU.
+    """
+
+    sweep: Sweep
+    summary: pd.DataFrame
+    history: pd.DataFrame
+    evaluations: pd.DataFrame
+    states: list[dict[str, Tensor]]
+
+    def model(self, member: int) -> nn.Module:
+        """The trained model of one member, on the CPU, in evaluation mode."""
+        model = self.sweep.make(member)
+        model.load_state_dict(self.states[member])
+        return model.eval()
+
+    def stacked(self, name: str) -> Tensor:
+        """One parameter of all members, (member, ...). The members must share its shape."""
+        return torch.stack([state[name] for state in self.states])
+
+
+def fit(
+    sweep: Sweep,
+    data: Tensor | tuple[Tensor, ...],
+    objective: Objective,
+    *,
+    steps: int,
+    batch_size: int | None = None,
+    groups: Mapping[str, Mapping[str, Any]] | None = None,
+    lr_schedule: Schedule | None = None,
+    device: torch.device | str = "cpu",
+    stack: bool | Literal["auto"] = "auto",
+    log_every: int | None = None,
+    evaluate: Evaluate | None = None,
+    evaluate_every: int | None = None,
+    plateau: Plateau | None = None,
+    progress: bool = True,
+) -> FitResult:
+    """Train every member of `sweep` with Adam (Kingma and Ba 2015) on `objective`.
+
+    data: one tensor or several of equal length N; moved to `device` once and indexed there.
+    batch_size: None gives the objective all of `data` at every step, unindexed (it may then be `Moments`); otherwise
+        every epoch is a fresh permutation, cut into N // batch_size whole batches.
+    groups: Adam options for parameters by name pattern, e.g. {"log_sigma2": {"lr": 1e-2, "betas": (0.9, 0.9)}};
+        without an `lr` of its own a group takes the member's.
+    lr_schedule: a factor on every learning rate as a function of progress = step / steps.
+    stack: True runs members of equal architecture as one program (`torch.func.vmap`), False one after the other; "auto"
+        stacks on a GPU, and on a CPU when a member is small. Results agree to rounding.
+    log_every: steps a row of the history; default one epoch, or SYNC_STEPS steps of full batch. The host waits for the
+        device at whole rows, and not more often than every SYNC_STEPS steps.
+    evaluate, evaluate_every: called at steps 0, evaluate_every, ... and after the last one.
+
+    A member with a non-finite loss or parameter is marked `diverged`, keeps its last finite state, and stops; so does
+    one that meets `plateau`. Errors: ValueError for arguments that do not fit each other, before anything trains.
+    """
+    tensors = data if isinstance(data, tuple) else (data,)
+    device = torch.device(device)
+    tensors = tuple(t.to(device) for t in tensors)
+    run = Plan(tensors, objective, steps, batch_size, dict(groups or {}), lr_schedule, device, log_every, evaluate)
+    run.evaluate_every, run.plateau = evaluate_every, plateau
+    run.check()
+    models = [sweep.make(i) for i in range(len(sweep))]
+    records = [_Record() for _ in models]
+    with Progress(steps * len(sweep), f"fit {len(sweep)} member{'s' * (len(sweep) > 1)}", enabled=progress) as bar:
+        for members in _equal_architectures(models):
+            together = _stacks(models[members[0]], len(members), run) if stack == "auto" else stack
+            for part in [members] if together else [[i] for i in members]:
+                _train(part, [models[i] for i in part], sweep, run, records, bar)
+    return _result(sweep, records, steps)
+
+
+# ---- the pieces ------------------------------------------------------------------------------------------------------
+
+
+class _Record:
+    """What one member leaves behind."""
+
+    def __init__(self) -> None:
+        self.status, self.steps, self.stacked = "finished", 0, False
+        self.names: tuple[str, ...] = ()
+        self.starts: list[int] = []  # first step of each history row
+        self.sums: list[np.ndarray] = []  # the objective's terms, summed over the row's steps
+        self.counts: list[int] = []
+        self.evaluations: list[dict[str, float]] = []
+        self.state: dict[str, Tensor] = {}
+
+    def absorb(self, start: int, values: np.ndarray, row: int) -> None:
+        """Add per-step values (steps, terms) from step `start` on to rows of `row` steps."""
+        for step, terms in enumerate(values, start):
+            if not self.starts or step % row == 0:
+                self.starts.append(step)
+                self.sums.append(np.zeros_like(terms))
+                self.counts.append(0)
+            self.sums[-1] = self.sums[-1] + terms
+            self.counts[-1] += 1
+        self.steps = start + len(values)
+
+    def means(self) -> np.ndarray:
+        """(rows, terms)."""
+        return np.array(self.sums) / np.array(self.counts)[:, None]
+
+    def on_plateau(self, rule: Plateau) -> bool:
+        losses = self.means()[:, 0]
+        if len(losses) <= rule.patience:
+            return False
+        return bool(losses[-rule.patience :].min() > losses[: -rule.patience].min() - rule.min_delta)
+
+
+def _equal_architectures(models: Sequence[nn.Module]) -> list[list[int]]:
+    """Members whose modules print the same and hold tensors of the same names, shapes and types."""
+    groups: dict[Any, list[int]] = {}
+    for i, model in enumerate(models):
+        tensors = tuple((name, tuple(t.shape), t.dtype) for name, t in model.state_dict().items())
+        groups.setdefault((repr(model), tensors), []).append(i)
+    return list(groups.values())
+
+
+def _stacks(model: nn.Module, members: int, run: Plan) -> bool:
+    if members == 1 or any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in model.modules()):
+        return False
+    if run.device.type != "cpu":
+        return True
+    batch = run.batch_size or len(run.data[0])
+    return sum(p.numel() for p in model.parameters()) * batch <= STACK_LIMIT
+
+
+def _train(
+    members: list[int], models: Sequence[nn.Module], sweep: Sweep, run: Plan, records: list[_Record], bar: Progress
+) -> None:
+    """Train `members` together, writing into their records."""
+    alive = list(members)
+    trained = Members(models, [float(sweep.configurations[i]["lr"]) for i in alive], run)
+    streams = Streams([int(sweep.configurations[i]["seed"]) for i in alive], models[0], trained.dtype, run)
+    step = 0
+    while alive and step < run.steps:
+        if run.evaluate and step % (run.evaluate_every or 1) == 0:
+            _evaluate(run.evaluate, trained.state(), step, alive, records)
+        before = {n: t.clone() for n, t in trained.state().items()}
+        stop = run.next_stop(step)
+        per_step = [[sweep.numbers(i, s / run.steps) for i in alive] for s in range(step, stop)]
+        hyper = {
+            key: torch.tensor([[n[key] for n in row] for row in per_step], dtype=trained.dtype).to(run.device)
+            for key in per_step[0][0]
+        }
+        values, names = [], ()
+        for s in range(step, stop):
+            batch = streams.batch(s, trained.stacked)
+            now = {key: v[s - step] for key, v in hyper.items()}
+            terms = trained.terms(batch, run.batch_size is None, streams.noise(s), now)
+            trained.step(terms.loss, run.lr_schedule(s / run.steps) if run.lr_schedule else 1.0)
+            names = terms._fields
+            values.append(torch.stack([t.detach() for t in terms]))
+        seen = torch.stack(values).double().cpu().numpy()  # (steps, terms, members)
+        after = trained.state()
+        finite = torch.stack([t.isfinite().reshape(len(t), -1).all(1) for t in after.values()]).all(0).cpu().numpy()
+        going = []
+        for place, member in enumerate(alive):
+            record, own = records[member], seen[:, :, place]
+            record.names, record.stacked = names, trained.stacked
+            bad = np.flatnonzero(~np.isfinite(own).all(1))
+            if len(bad) or not finite[place]:
+                record.absorb(step, own[: bad[0] if len(bad) else len(own)], run.row)
+                record.status, record.state = "diverged", {n: t[place].cpu().clone() for n, t in before.items()}
+                continue
+            record.absorb(step, own, run.row)
+            if stop == run.steps or (run.plateau and record.on_plateau(run.plateau)):
+                record.status = "finished" if stop == run.steps else "plateau"
+                record.state = {n: t[place].cpu().clone() for n, t in after.items()}
+            else:
+                going.append(place)
+        bar.update((stop - step) * len(alive) + (run.steps - stop) * (len(alive) - len(going)))
+        if run.evaluate and len(going) < len(alive):
+            ended = [p for p in range(len(alive)) if p not in going and records[alive[p]].status != "diverged"]
+            if ended:
+                places = torch.tensor(ended, device=run.device)
+                _evaluate(
+                    run.evaluate, {n: t[places] for n, t in after.items()}, stop, [alive[p] for p in ended], records
+                )
+        if going and len(going) < len(alive):
+            places = torch.tensor(going, device=run.device)
+            trained.keep(places)
+            streams.keep(places)
+        alive, step = [alive[p] for p in going], stop
+
+
+def _evaluate(
+    evaluate: Evaluate, state: dict[str, Tensor], step: int, members: Sequence[int], records: Sequence[_Record]
+) -> None:
+    with torch.no_grad():
+        numbers = {name: t.double().cpu().tolist() for name, t in evaluate(state, step).items()}
+    for place, member in enumerate(members):
+        records[member].evaluations.append({"member": member, "step": step} | {n: v[place] for n, v in numbers.items()})
+
+
+def _result(sweep: Sweep, records: Sequence[_Record], steps: int) -> FitResult:
+    summary = sweep.frame()
+    summary["status"] = [r.status for r in records]
+    summary["steps"] = [r.steps for r in records]
+    summary["loss"] = [r.means()[-1, 0] if r.starts else np.nan for r in records]
+    summary["stacked"] = [r.stacked for r in records]
+    rows = [
+        {"member": i, "step": start, "progress": start / steps} | dict(zip(r.names, terms.tolist(), strict=True))
+        for i, r in enumerate(records)
+        if r.starts
+        for start, terms in zip(r.starts, r.means(), strict=True)
+    ]
+    evaluations = [e for r in records for e in r.evaluations]
+    return FitResult(sweep, summary, pd.DataFrame(rows), pd.DataFrame(evaluations), [r.state for r in records])
