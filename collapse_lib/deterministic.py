@@ -1,0 +1,104 @@
+"""The deterministic way to train a linear VAE: L-BFGS on the profile ELBO, full batch, float64.
+
+For a given decoder the best encoder is known (`theory.linear_vae.best_encoder`), so only (W, log sigma2) is searched,
+with the analytic gradient. The search runs in the eigenbasis of S, restricted to the span of the centred data: an exact
+change of variables (every optimum has its W there, and L-BFGS does not see rotations) that makes a step cost p k^2,
+p = rank S.
+"""
+
+import time
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+from scipy import optimize
+from torch import Tensor
+
+from collapse_lib.theory import linear_vae
+from collapse_lib.theory.spectrum import Spectrum
+
+
+class ProfileFit(NamedTuple):
+    """Decoder, its best encoder, and the way there. float64, full size (n, k)."""
+
+    W: Tensor  # (n, k)
+    V: Tensor  # (k, n)
+    d: Tensor  # (k,)
+    sigma2: float
+    mu: Tensor  # (n,)
+    elbo: float  # nats per datum
+    converged: bool  # the gradient tolerance was met before `iterations` ran out
+    history: pd.DataFrame  # one row an iteration: iteration, elbo, log_sigma2, seconds
+
+
+def maximise_profile_elbo(
+    spectrum: Spectrum,
+    k: int,
+    *,
+    sigma2: float | None = None,
+    seed: int = 0,
+    iterations: int = 400,
+    weight_std: float | None = None,
+    memory: int = 10,
+    gradient_tolerance: float = 1e-7,
+    target: float | None = None,
+) -> ProfileFit:
+    """Maximise ELBO*(W, sigma2) = LL(W, sigma2) - G(W, sigma2) (derived; see `theory.linear_vae`) by L-BFGS.
+
+    Start: W ~ N(0, weight_std^2) (default n^-1/2) from `seed`, sigma2 = tr S / n. With `sigma2` given it stays fixed.
+    Stops after `iterations`, when the largest gradient entry is below `gradient_tolerance`, or once the ELBO reaches
+    `target` (nats per datum). `memory` is the number of correction pairs.
+
+    Errors: ValueError if k is outside 1..rank S - 1, or for a sigma2 or an iteration count that is not positive.
+    """
+    n, p = spectrum.n, spectrum.rank
+    if not 1 <= k < p:
+        raise ValueError(
+            f"k must be between 1 and rank S - 1 = {p - 1}, got {k}: with k >= rank S the ELBO is unbounded"
+        )
+    if sigma2 is not None and sigma2 <= 0:
+        raise ValueError(f"sigma2 is a variance and must be positive, got {sigma2}")
+    if iterations < 1:
+        raise ValueError(f"iterations must be at least 1, got {iterations}")
+    eigenvalues = spectrum.eigenvalues[:p]
+    std = n**-0.5 if weight_std is None else weight_std
+    W0 = std * torch.randn(p, k, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    log_sigma2 = np.log(spectrum.trace / n if sigma2 is None else sigma2)
+    fixed = sigma2 is not None
+
+    def negative(vector: np.ndarray) -> tuple[float, np.ndarray]:
+        W = torch.from_numpy(vector[:-1]).view(p, k)
+        value = linear_vae.profile_elbo_and_grad(W, vector[-1], eigenvalues, n)
+        slope = 0.0 if fixed else -float(value.log_sigma2)
+        return -float(value.elbo), np.append(-value.W.reshape(-1).numpy(), slope)
+
+    rows: list[dict[str, float]] = []
+    start = time.perf_counter()
+
+    def record(intermediate_result: optimize.OptimizeResult) -> None:
+        elbo, seconds = -float(intermediate_result.fun), time.perf_counter() - start
+        rows.append(
+            {"iteration": len(rows) + 1, "elbo": elbo, "log_sigma2": intermediate_result.x[-1], "seconds": seconds}
+        )
+        if target is not None and elbo >= target:
+            raise StopIteration
+
+    found = optimize.minimize(
+        negative,
+        np.append(W0.reshape(-1).numpy(), log_sigma2),
+        jac=True,
+        method="L-BFGS-B",
+        callback=record,
+        options={
+            "maxiter": iterations,
+            "maxfun": 4 * iterations,
+            "maxcor": memory,
+            "gtol": gradient_tolerance,
+            "ftol": 0.0,
+        },
+    )
+    W = spectrum.eigenvectors[:, :p] @ torch.from_numpy(found.x[:-1]).view(p, k)
+    best = float(np.exp(found.x[-1]))
+    V, d = linear_vae.best_encoder(W, best)
+    return ProfileFit(W, V, d, best, spectrum.mean, -float(found.fun), bool(found.success), pd.DataFrame(rows))

@@ -1,0 +1,85 @@
+"""L-BFGS on the profile ELBO against the closed-form optimum and scikit-learn's probabilistic PCA."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from sklearn.decomposition import PCA
+
+from collapse_lib.deterministic import maximise_profile_elbo
+from collapse_lib.models.linear import AnalyticElbo, LinearVAE, Moments
+from collapse_lib.theory import ppca
+from collapse_lib.theory.spectrum import Spectrum, covariance_spectrum
+
+
+@pytest.fixture(scope="module")
+def x() -> torch.Tensor:
+    """120 data in 9 dimensions, one of them constant: S has rank 8."""
+    generator = torch.Generator().manual_seed(0)
+    scales = torch.tensor([3.0, 2.2, 1.7, 1.0, 0.6, 0.5, 0.4, 0.3, 0.0], dtype=torch.float64)
+    rotation = torch.block_diag(
+        torch.linalg.qr(torch.randn(8, 8, generator=generator, dtype=torch.float64)).Q, torch.eye(1).double()
+    )
+    return torch.randn(120, 9, generator=generator, dtype=torch.float64) * scales @ rotation + 1.5
+
+
+@pytest.fixture(scope="module")
+def spectrum(x) -> Spectrum:
+    return covariance_spectrum(x)
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_reaches_the_likelihood_that_scikit_learn_gives(x, spectrum, seed):
+    fit = maximise_profile_elbo(spectrum, 3, seed=seed, iterations=500)
+    pca = PCA(3, svd_solver="full").fit(x.numpy())
+    # scikit-learn divides by N - 1 but scores the N data: rescale its covariance to 1/N, then its score is the optimum
+    covariance = pca.get_covariance() * (len(x) - 1) / len(x)
+    y = x.numpy() - x.numpy().mean(0)
+    score = -0.5 * (9 * math.log(2 * math.pi) + np.linalg.slogdet(covariance)[1])
+    score -= 0.5 * np.einsum("ni,ij,nj->n", y, np.linalg.inv(covariance), y).mean()
+    np.testing.assert_allclose(fit.elbo, score, rtol=1e-9)
+    np.testing.assert_allclose(fit.sigma2, pca.noise_variance_ * (len(x) - 1) / len(x), rtol=1e-5)
+    assert fit.converged
+    assert fit.history.elbo.is_monotonic_increasing
+    np.testing.assert_allclose(fit.history.elbo.iloc[-1], fit.elbo)
+
+
+def test_the_returned_model_has_the_elbo_it_claims(x, spectrum):
+    fit = maximise_profile_elbo(spectrum, 3, iterations=7)  # far from the optimum: identities must hold on the way too
+    model = LinearVAE(fit.W, fit.V, fit.d.log(), fit.mu, math.log(fit.sigma2))
+    with torch.no_grad():
+        np.testing.assert_allclose(AnalyticElbo()(model, Moments.of(x), {}, {}).elbo, fit.elbo, rtol=1e-12)
+    assert not fit.converged
+
+
+@pytest.mark.parametrize("sigma2", [0.05, 0.7, 2.0, 30.0])
+def test_fixed_variance_reaches_its_own_optimum(spectrum, sigma2):
+    fit = maximise_profile_elbo(spectrum, 5, sigma2=sigma2, iterations=500)
+    best = ppca.fixed_sigma2(spectrum, 5, sigma2)
+    np.testing.assert_allclose(fit.elbo, best.loglik, atol=1e-6)
+    np.testing.assert_allclose(fit.sigma2, sigma2, rtol=1e-12)
+    live = int((torch.linalg.svdvals(fit.W) > 1e-2).sum())
+    assert live == best.active == int((spectrum.eigenvalues[:5] > sigma2).sum())
+
+
+def test_stops_at_the_target_and_repeats_itself(spectrum):
+    target = ppca.mle(spectrum, 3).loglik - 0.5
+    a, b = (maximise_profile_elbo(spectrum, 3, seed=4, target=target) for _ in range(2))
+    assert a.elbo >= target
+    assert (a.history.elbo[:-1] < target).all()
+    assert torch.equal(a.W, b.W)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"k": 8}, "between 1 and rank S - 1 = 7, got 8"),
+        ({"k": 0}, "between 1 and rank S - 1 = 7, got 0"),
+        ({"k": 2, "sigma2": 0.0}, "must be positive"),
+        ({"k": 2, "iterations": 0}, "at least 1"),
+    ],
+)
+def test_bad_arguments(spectrum, options, message):
+    with pytest.raises(ValueError, match=message):
+        maximise_profile_elbo(spectrum, **options)
