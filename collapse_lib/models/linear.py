@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from collapse_lib.objectives import ElboTerms, Hyper, NoiseSpec, Posterior, gaussian_log_likelihood
+from collapse_lib.theory import linear_vae
+from collapse_lib.theory.spectrum import Spectrum
 
 
 class Moments(NamedTuple):
@@ -126,3 +128,27 @@ class AnalyticElbo:
         log_likelihood = -0.5 * n * (math.log(2 * math.pi) + model.log_sigma2) - R / (2 * model.log_sigma2.exp())
         beta = hyper.get("beta", 1.0)
         return ElboTerms(beta * kl - log_likelihood, log_likelihood - kl, log_likelihood, kl)
+
+
+@dataclass(frozen=True)
+class ShortfallSplit:
+    """An `evaluate` of `training.fit` for linear VAEs: what separates each member from the pPCA optimum, in float64.
+
+    LL* - ELBO = decoder + rotation + encoder (`theory.linear_vae.shortfall`), with `log_sigma2` beside it.
+    """
+
+    spectrum: Spectrum
+
+    def __call__(self, state: dict[str, Tensor], step: int) -> dict[str, Tensor]:
+        members = [
+            {name: t.double().cpu() for name, t in zip(state, values, strict=True)}
+            for values in zip(*state.values(), strict=True)
+        ]
+        splits = [
+            linear_vae.shortfall(m["W"], m["V"], m["log_d"].exp(), m["log_sigma2"].exp(), self.spectrum, m["mu"])
+            for m in members
+        ]
+        columns = {
+            name: torch.tensor([getattr(s, name) for s in splits]) for name in ("decoder", "rotation", "encoder")
+        }
+        return columns | {"log_sigma2": state["log_sigma2"]}
