@@ -114,6 +114,8 @@ class Members:
             self.params = {name: nn.Parameter(joint[name]) for name, _ in model.named_parameters()}
             self.buffers = {name: joint[name] for name, _ in model.named_buffers()}
         else:
+            for parameter in model.parameters():
+                parameter.data = parameter.data.contiguous()  # see `step`
             self.params, self.buffers = dict(model.named_parameters()), dict(model.named_buffers())
         self.dtype = next(iter(self.params.values())).dtype
         self.lr, self.follow = lrs[0], len(set(lrs)) > 1
@@ -159,7 +161,7 @@ class Members:
         """One Adam update from the per-member losses; in the gradient of their sum, members do not mix."""
         gradients = torch.autograd.grad(loss.sum(), list(self.params.values()))
         for target, gradient in zip(self.targets.values(), gradients, strict=True):
-            target.grad = gradient.contiguous()  # the fused Adam reads memory in order, whatever the strides say
+            target.grad = gradient.contiguous()  # the fused Adam reads memory in order and never looks at the strides
         for group in self.adam.param_groups:
             own = group["own_lr"]
             group["lr"] = 1.0 if self.follow else factor * (self.lr if own is None else own)

@@ -7,13 +7,15 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from sklearn.decomposition import PCA
 from torch import distributions
 
 from collapse_lib import objectives
 from collapse_lib.models.gaussian import GaussianVAE
-from collapse_lib.models.linear import AnalyticElbo, LinearVAE, Moments
+from collapse_lib.models.linear import AnalyticElbo, LinearVAE, Moments, ShortfallSplit
 from collapse_lib.nets import mlp
 from collapse_lib.objectives import Posterior, SampledElbo
+from collapse_lib.theory.spectrum import covariance_spectrum
 
 
 def normal(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -73,6 +75,7 @@ def test_analytic_elbo_of_the_moments_equals_the_mean_over_data(linear):
     with torch.no_grad():
         terms = AnalyticElbo()(model, Moments.of(x), {}, {})
         np.testing.assert_allclose(terms.elbo, dense_elbo(model, x), rtol=1e-12)
+        np.testing.assert_allclose(model.elbo(x).mean(), dense_elbo(model, x), rtol=1e-12)
         assert terms.elbo == terms.log_likelihood - terms.kl
         assert terms.loss == -terms.elbo
 
@@ -157,3 +160,24 @@ def test_gaussian_vae_shapes_and_likelihood(likelihood):
 def test_bad_shapes_and_names(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_shortfall_split_reads_each_member_of_a_stack(linear):
+    """Its three gaps add up to LL* - ELBO, the ELBO taken image by image; the members are told apart."""
+    model, x = linear
+    torch.manual_seed(11)
+    other = LinearVAE.tied_start(Moments.of(x), 3)
+    states = [m.state_dict() for m in (model, other)]
+    split = ShortfallSplit(covariance_spectrum(x))(
+        {name: torch.stack([s[name] for s in states]) for name in states[0]}, 0
+    )
+    optimum = PCA(3).fit(x.numpy())
+    covariance = optimum.get_covariance() * (len(x) - 1) / len(x)
+    best = -0.5 * (7 * math.log(2 * math.pi) + np.linalg.slogdet(covariance)[1] + 7)
+    for member, m in enumerate((model, other)):
+        missing = best - m.elbo(x).mean().item()
+        gaps = [split[name][member].item() for name in ("decoder", "rotation", "encoder")]
+        np.testing.assert_allclose(sum(gaps), missing, rtol=1e-9)
+        assert min(gaps) >= -1e-12
+        assert split["log_sigma2"][member] == m.log_sigma2
+    assert split["encoder"][1] < 1e-12 < split["encoder"][0]

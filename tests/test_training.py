@@ -126,6 +126,29 @@ def test_an_incomplete_last_batch_is_left_out_but_differs_by_epoch():
     assert history.batch_mean.nunique() > 10  # 2 of 10 data are left out, not the same two
 
 
+class Transposed(nn.Module):
+    """A matrix whose memory runs down its columns; the loss pulls each entry to its own target."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.w = nn.Parameter(torch.zeros(4, 3, dtype=torch.float64).T)
+
+
+class PullApart:
+    def noise(self, model: nn.Module, batch_size: int) -> dict[str, NoiseSpec]:
+        return {}
+
+    def __call__(self, model, data, noise, hyper):
+        return NamedTuple("Loss", [("loss", torch.Tensor)])((model.w - data[0]).square().sum())
+
+
+@pytest.mark.parametrize("stack", [True, False])
+def test_the_memory_layout_of_a_parameter_does_not_matter(stack):
+    target = torch.tensor([[1.0, -1, 1, 1], [-1, 1, -1, 1], [-1, -1, -1, 1]], dtype=torch.float64)
+    result = quiet(Sweep.grid(Transposed, seed=[0, 1], lr=0.1), target, PullApart(), steps=3, stack=stack)
+    torch.testing.assert_close(result.states[1]["w"].sign(), target)
+
+
 # ---- a sweep against its members -------------------------------------------------------------------------------------
 
 

@@ -12,7 +12,15 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from collapse_lib.objectives import ElboTerms, Hyper, NoiseSpec, Posterior, gaussian_log_likelihood
+from collapse_lib.objectives import (
+    ElboTerms,
+    Hyper,
+    NoiseSpec,
+    Posterior,
+    gaussian_kl,
+    gaussian_log_likelihood,
+    linear_decoder_square_error,
+)
 from collapse_lib.theory import linear_vae
 from collapse_lib.theory.spectrum import Spectrum
 
@@ -99,6 +107,15 @@ class LinearVAE(nn.Module):
         """log p(x|z): `x` (batch, n), `z` (..., batch, k) -> (..., batch), nats."""
         return gaussian_log_likelihood(self.decode(z), x, self.log_sigma2.exp())
 
+    def elbo(self, x: Tensor) -> Tensor:
+        """The exact ELBO of every datum: `x` (batch, n) -> (batch,), nats; their mean is what `AnalyticElbo` gives."""
+        posterior = self.encode(x)
+        error = linear_decoder_square_error(x, posterior, self.W, self.mu)
+        log_likelihood = -0.5 * x.shape[-1] * (math.log(2 * math.pi) + self.log_sigma2) - error / (
+            2 * self.log_sigma2.exp()
+        )
+        return log_likelihood - gaussian_kl(posterior)
+
 
 @dataclass(frozen=True)
 class AnalyticElbo:
@@ -149,6 +166,7 @@ class ShortfallSplit:
             for m in members
         ]
         columns = {
-            name: torch.tensor([getattr(s, name) for s in splits]) for name in ("decoder", "rotation", "encoder")
+            name: torch.tensor([getattr(s, name) for s in splits], dtype=torch.float64)
+            for name in ("decoder", "rotation", "encoder")
         }
         return columns | {"log_sigma2": state["log_sigma2"]}
