@@ -1,0 +1,141 @@
+"""Transforms of image tensors that the documents use: pure functions, random only through their arguments.
+
+Pixels are uint8 (N, H, W) as `collapse_lib.data.load` gives them; everything else is floating point. A wrong dtype is a
+TypeError, a wrong shape a ValueError. Values are checked only by what runs once (`binarise_static`): a check of values
+waits for the device, and the others may stand in a training loop.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+class Centred(NamedTuple):
+    """x: data less its mean, shape of the data; mean: shape of one datum."""
+
+    x: Tensor
+    mean: Tensor
+
+
+class Quadrants(NamedTuple):
+    """The four quarters of images (N, H, W), each (N, H/2, W/2): views, not copies."""
+
+    top_left: Tensor
+    top_right: Tensor
+    bottom_left: Tensor
+    bottom_right: Tensor
+
+
+def scale(pixels: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+    """pixels / 255, in [0, 1], of the same shape."""
+    _require_uint8(pixels)
+    return pixels.to(dtype) / 255
+
+
+def flatten(x: Tensor) -> Tensor:
+    """(N, ...) -> (N, D), row by row."""
+    if x.ndim < 2:
+        raise ValueError(f"flatten needs (N, ...) with at least two axes, got {_shape(x)}")
+    return x.reshape(len(x), -1)
+
+
+def centre(x: Tensor) -> Centred:
+    """x - mean, where mean = 1/N sum_n x_n; x: (N, ...)."""
+    _require_floating("centre", x)
+    if x.ndim < 2 or len(x) == 0:
+        raise ValueError(f"centre needs (N, ...) with N >= 1 and at least two axes, got {_shape(x)}")
+    mean = x.mean(dim=0)
+    return Centred(x - mean, mean)
+
+
+def dequantise(pixels: Tensor, u: Tensor) -> Tensor:
+    """(pixels + u) / 256, in [0, 1) for noise u in [0, 1) of the same shape; in the dtype of u.
+
+    Turns the probability of a grey value into the density over its cell, so that densities are bounded (Uria et al.
+    2013; Papamakarios et al. 2017).
+    """
+    _require_uint8(pixels)
+    _require_floating("dequantise", u)
+    if pixels.shape != u.shape:
+        raise ValueError(f"dequantise needs noise of the shape of the pixels, got {_shape(u)} for {_shape(pixels)}")
+    return (pixels.to(u.dtype) + u) / 256
+
+
+def logit(y: Tensor, alpha: float) -> Tensor:
+    """log(v / (1 - v)) with v = alpha + (1 - 2 alpha) y, for y in [0, 1]; same shape and dtype.
+
+    Bounded by +- log((1 - alpha) / alpha). alpha: 1e-6 for MNIST, 0.05 for natural images (Papamakarios et al. 2017,
+    Masked autoregressive flow; Dinh et al. 2017, Real NVP). A likelihood of the result is a density in logit space: no
+    log-Jacobian is added anywhere.
+    """
+    _require_floating("logit", y)
+    if not 0 < alpha < 0.5:
+        raise ValueError(f"logit needs 0 < alpha < 0.5, got alpha = {alpha}")
+    return torch.logit(alpha + (1 - 2 * alpha) * y)
+
+
+def logit_preprocess(pixels: Tensor, alpha: float = 1e-6, seed: int = 0) -> Tensor:
+    """logit(dequantise(pixels, u), alpha), flattened: (N, H, W) uint8 -> (N, D) float64 on the device of the pixels.
+
+    The noise is `numpy.random.RandomState(seed).rand(N, D)`, a stream that numpy keeps for good, so that numbers
+    computed from it can be compared exactly; the noise of the first images does not depend on N.
+    """
+    _require_uint8(pixels)
+    flat = flatten(pixels)
+    return logit(dequantise(flat, _fixed_uniform(flat, seed)), alpha)
+
+
+def binarise_static(x: Tensor, seed: int) -> Tensor:
+    """One draw b ~ Bernoulli(x) for the whole of training; x in [0, 1], result 0 or 1 in its shape and dtype.
+
+    b = [u < x] with u = `numpy.random.RandomState(seed).rand` of the shape of x. The rule of Salakhutdinov and Murray
+    2008; their file of binarised MNIST is another draw, so likelihoods differ a little from results on it.
+    """
+    _require_floating("binarise_static", x)
+    if not bool(((x >= 0) & (x <= 1)).all()):
+        raise ValueError(f"binarise_static needs values in [0, 1], got {x.min().item():.4g} to {x.max().item():.4g}")
+    return (_fixed_uniform(x, seed) < x).to(x.dtype)
+
+
+def binarise_dynamic(x: Tensor, u: Tensor) -> Tensor:
+    """[u < x], a draw of Bernoulli(x), for uniform noise u in [0, 1) drawn anew at every visit (Burda et al. 2016).
+
+    x in [0, 1] and u of the same shape; result 0 or 1 in the dtype of x.
+    """
+    _require_floating("binarise_dynamic", x)
+    _require_floating("binarise_dynamic", u)
+    if x.shape != u.shape:
+        raise ValueError(f"binarise_dynamic needs noise of the shape of the data, got {_shape(u)} for {_shape(x)}")
+    return (u < x).to(x.dtype)
+
+
+def quadrants(x: Tensor) -> Quadrants:
+    """The four quarters of images (N, H, W) of any dtype, H and W even.
+
+    The conditional models take `bottom_left` as input and (`top_left`, `top_right`, `bottom_right`) as output
+    (arXiv 2306.05023).
+    """
+    if x.ndim != 3 or x.shape[1] % 2 or x.shape[2] % 2:
+        raise ValueError(f"quadrants needs images (N, H, W) with even H and W, got {_shape(x)}")
+    h, w = x.shape[1] // 2, x.shape[2] // 2
+    return Quadrants(x[:, :h, :w], x[:, :h, w:], x[:, h:, :w], x[:, h:, w:])
+
+
+def _fixed_uniform(x: Tensor, seed: int) -> Tensor:
+    return torch.from_numpy(np.random.RandomState(seed).rand(*x.shape)).to(x.device)
+
+
+def _shape(x: Tensor) -> str:
+    return f"{x.dtype} {tuple(x.shape)}"
+
+
+def _require_uint8(pixels: Tensor) -> None:
+    if pixels.dtype != torch.uint8:
+        raise TypeError(f"pixels must be uint8, as loaded, got {_shape(pixels)}")
+
+
+def _require_floating(function: str, x: Tensor) -> None:
+    if not x.is_floating_point():
+        raise TypeError(f"{function} needs floating point values, got {_shape(x)}; `scale` turns pixels into them")
