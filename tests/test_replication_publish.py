@@ -1,0 +1,238 @@
+"""Reports, publishing and preparing for nbval, from one real run of two notebooks."""
+
+import copy
+import html.parser
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import nbformat
+import pytest
+from replication_notebooks import LEDGER, Papers
+
+from collapse_lib.ledger import read_ledger
+from collapse_lib.replication import catalogue, cli, notebook_file, prepare, publish
+from collapse_lib.replication.folder import Folder
+from collapse_lib.replication.outcome import Outcome, State
+from collapse_lib.replication.publish import PublishError
+
+LAPTOP = "[notebooks.{slug}.profiles.laptop]\nn_images = 20\n"
+NOISY = """
+import sys, warnings
+print("kept")
+print("50 %", file=sys.stderr)
+display({"application/vnd.jupyter.widget-view+json": {"model_id": "x"}, "text/plain": "0%"}, raw=True)
+"""
+
+
+@dataclass
+class Run:
+    """A project whose notebooks have run under the laptop profile: one is good, one fails a claim."""
+
+    papers: Papers
+    folder: Folder
+    status: int
+    said: str
+
+    def main(self, *more: str) -> int:
+        out = self.folder.root.parent
+        return cli.main(["--notebooks", str(self.papers.root), "--out", str(out), "--profile", "laptop", *more])
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    root = tmp_path_factory.mktemp("template")
+    papers = Papers(root / "notebooks")
+    papers.add("one/good", NOISY, ledger=LEDGER, extra=LAPTOP.format(slug="good"))
+    papers.add("two/fails", ledger=LEDGER, value="-n_images", extra=LAPTOP.format(slug="fails"))
+    papers.add("two/other", extra=LAPTOP.format(slug="other"))
+    run = Run(papers, Folder(root / "out" / "laptop"), 0, "")
+    with pytest.MonkeyPatch.context() as patch:
+        said: list[str] = []
+        patch.setattr(cli, "_say", lambda _, line: said.append(line))
+        run.status = run.main("good", "fails")
+        run.said = "\n".join(said)
+    return run
+
+
+@pytest.fixture
+def run(template: Run, tmp_path: Path) -> Run:
+    """A copy that a test may change."""
+    shutil.copytree(template.papers.root.parent, tmp_path / "project")
+    papers = Papers(tmp_path / "project" / "notebooks", copy.deepcopy(template.papers.entries))
+    return Run(papers, Folder(tmp_path / "project" / "out" / "laptop"), template.status, template.said)
+
+
+def outcome(run: Run, key: str) -> Outcome:
+    """What the command line hands to publish for `key`, from what lies in the folder."""
+    (notebook,) = catalogue.select(catalogue.load(run.papers.root), [key])
+    result = run.folder.result(key)
+    return Outcome(notebook, State.RAN, 1.0, read_ledger(notebook_file.read(result)), result=result)
+
+
+# ---- the report ------------------------------------------------------------------------------------------------------
+
+
+def test_a_claim_that_fails_is_a_failure_of_the_run(template: Run) -> None:
+    assert template.status == 1
+    assert "two/fails A-1 FAILS: there are images\n  measured -20, expected ≥ 1" in template.said
+
+
+def test_the_report_for_programs(run: Run) -> None:
+    report = json.loads(run.folder.report_json.read_text())
+    assert (report["version"], report["profile"], report["good"]) == (1, "laptop", False)
+    assert {"command", "commit", "python", "torch", "device"} <= report["provenance"].keys()
+    good, fails, other = report["notebooks"]
+    assert [each["state"] for each in (good, fails, other)] == ["ran", "ran", "not run"]
+    assert [each["selected"] for each in (good, fails, other)] == [True, True, False]
+    assert good["result"] == "one/good.ipynb"
+    assert good["claims"][0]["verdict"] == "holds"
+    assert good["claims"][0]["measured"]["mean"] == 20
+    assert fails["claims"][0]["verdict"] == "FAILS"
+    assert other["claims"] == []
+
+
+class Page(html.parser.HTMLParser):
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.links: list[str] = []
+        self.sources: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        if tag not in ("meta", "img", "br", "link"):
+            self.open.append(tag)
+        given = dict(attributes)
+        self.links += [given["href"] or ""] if "href" in given else []
+        self.sources += [given["src"] or ""] if "src" in given else []
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+def test_the_report_for_readers_is_one_page_that_needs_no_network(run: Run) -> None:
+    text = run.folder.report_html.read_text()
+    page = Page(text)
+    assert page.open == []
+    assert len(page.sources) == 2
+    assert all(source.startswith("data:image/png;base64,") for source in page.sources)
+    outside = [link for link in page.links if not link.startswith("#")]
+    assert outside == ["one/good.ipynb", "two/fails.ipynb"]
+    assert all((run.folder.root / link).exists() for link in outside)
+    assert text.count("<caption>") == 2
+    assert "1 FAILS" in text
+    assert "http" not in text
+
+
+def test_the_report_escapes_what_notebooks_say(run: Run) -> None:
+    entry = run.papers.entries["two"]["other"]
+    run.papers.entries["two"]["other"] = entry.replace("Test of other", "a < b & <script>")
+    run.papers.write_toml()
+    run.main("good")
+    text = run.folder.report_html.read_text()
+    assert "a &lt; b &amp; &lt;script&gt;" in text
+    assert "<script" not in text
+
+
+# ---- publishing ------------------------------------------------------------------------------------------------------
+
+
+def test_a_published_notebook_shows_its_outputs_without_what_changes_from_run_to_run(run: Run) -> None:
+    path = publish.publish(outcome(run, "one/good"))
+    assert path == run.papers.root / "one" / "good.ipynb"
+    published = nbformat.read(path, as_version=4)
+    nbformat.validate(published)
+    assert set(published.metadata) == {"collapse_lib", "kernelspec", "language_info"}
+    assert set(published.metadata.collapse_lib) == {"profile", "parameters", "device"}
+    assert all(set(cell.metadata) <= {"tags"} for cell in published.cells)
+    assert [cell.id for cell in published.cells if cell.id.startswith("cell-")] == [f"cell-{n}" for n in range(6)]
+    assert [cell.execution_count for cell in notebook_file.code_cells(published)] == [1, 2, 3, 4, 5, 6]
+    # The sizes that the outputs belong to stay in sight.
+    (injected,) = notebook_file.tagged(published, "injected-parameters")
+    assert "n_images = 20" in injected.source
+    (noisy,) = [cell for cell in published.cells if "50 %" in cell.source]
+    assert [output.get("text") for output in noisy.outputs] == ["kept\n"]
+    assert notebook_file.images(published)
+    assert published.cells[-1].outputs[0].text == "A-1 holds: there are images\n"
+
+
+def test_publishing_the_same_run_twice_gives_the_same_bytes(run: Run) -> None:
+    before = (run.papers.root / "one" / "good.ipynb").read_bytes()
+    first = publish.publish(outcome(run, "one/good")).read_bytes()
+    assert publish.publish(outcome(run, "one/good")).read_bytes() == first != before
+
+
+def test_a_published_notebook_is_still_the_one_that_ran(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run.main("good", "--publish") == 0
+    assert f"published: {run.papers.root / 'one' / 'good.ipynb'}" in capsys.readouterr().out
+    assert run.main("good", "--dry-run") == 0
+    assert "cached" in capsys.readouterr().out
+
+
+def test_a_failing_claim_is_not_published(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    path = run.papers.root / "two" / "fails.ipynb"
+    before = path.read_bytes()
+    assert run.main("fails", "--publish") == 1
+    assert "two/fails is not published, claims that fail: A-1" in capsys.readouterr().out
+    assert path.read_bytes() == before
+
+
+def not_a_result(given: Outcome) -> Outcome:
+    return Outcome(given.notebook, State.FAILED)
+
+
+def edited_since(given: Outcome) -> Outcome:
+    given.notebook.path.write_text(given.notebook.path.read_text().replace("# A test", "# Another test"))
+    return given
+
+
+@pytest.mark.parametrize(("change", "told"), [(not_a_result, "it failed"), (edited_since, "was edited since it ran")])
+def test_what_is_not_published(run: Run, change: Callable[[Outcome], Outcome], told: str) -> None:
+    given = change(outcome(run, "one/good"))
+    before = given.notebook.path.read_bytes()
+    with pytest.raises(PublishError, match=f"one/good is not published, .*{told}"):
+        publish.publish(given)
+    assert given.notebook.path.read_bytes() == before
+
+
+# ---- preparing for nbval ---------------------------------------------------------------------------------------------
+
+
+def test_prepared_notebooks_have_the_parameters_of_the_profile_and_the_published_outputs(
+    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    publish.publish(outcome(run, "one/good"))
+    out = tmp_path / "prepared"
+    arguments = ["--notebooks", str(run.papers.root), "--out", str(out)]
+    assert prepare.main(["good", *arguments]) == 0
+    assert capsys.readouterr().out == f"{out / 'one' / 'good.ipynb'}\n"
+    assert (out / "one" / "paper.toml").read_text() == (run.papers.root / "one" / "paper.toml").read_text()
+    prepared = nbformat.read(out / "one" / "good.ipynb", as_version=4)
+    published = nbformat.read(run.papers.root / "one" / "good.ipynb", as_version=4)
+    (injected,) = notebook_file.tagged(prepared, "injected-parameters")
+    assert "n_images = 10\n" in injected.source
+    assert 'profile = "smoke"' in injected.source
+    kept = notebook_file.without_injected(published)
+    assert [cell.get("outputs") for cell in notebook_file.without_injected(prepared)] == [
+        cell.get("outputs") for cell in kept
+    ]
+
+    assert prepare.main(["good", "--profile", "paper", *arguments]) == 0
+    prepared = nbformat.read(out / "one" / "good.ipynb", as_version=4)
+    assert notebook_file.tagged(prepared, "injected-parameters") == []
+
+
+def test_a_notebook_that_was_never_executed_is_not_prepared(
+    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    publish.publish(outcome(run, "one/good"))
+    out = tmp_path / "prepared"
+    assert prepare.main(["--notebooks", str(run.papers.root), "--out", str(out)]) == 2
+    told = capsys.readouterr().err
+    assert str(run.papers.root / "two" / "fails.ipynb") in told
+    assert "two/other.ipynb" in told
+    assert "good" not in told
+    assert not out.exists()
