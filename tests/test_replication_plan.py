@@ -195,6 +195,9 @@ def test_only_what_differs_from_the_constants_is_injected(papers: Papers) -> Non
     assert task.device == "cpu"
     smoke = {"profile": "smoke", "dataset": "digits", "n_images": 10, "lr": 1.0}
     assert task_of(papers).injected == smoke
+    papers.add("one/only", smoke="n_images = 1000")
+    assert task_of(papers).injected == {"profile": "smoke"}
+    papers.add("one/only")
     chosen = task_of(papers, Settings("smoke", device="cuda", dataset="olivetti", has_gpu=True))
     assert chosen.injected == smoke | {"dataset": "olivetti", "device": "cuda"}
     assert chosen.device == "cuda"

@@ -84,7 +84,7 @@ class Display:
     def cell(self, key: str, number: int, total: int) -> None:
         running = self._running[key]
         running.number, running.cells = number, total
-        if self._live is None and time.monotonic() - self._said >= self._every:
+        if self._live is None and number and time.monotonic() - self._said >= self._every:
             self._say(f"{key}: cell {number} of {total}, {duration(running.elapsed)}")
 
     def finished(self, outcome: Outcome) -> None:
