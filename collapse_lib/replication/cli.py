@@ -59,7 +59,7 @@ def _parser() -> argparse.ArgumentParser:
     option = parser.add_argument
     option("patterns", nargs="*", metavar="PATTERN", help="glob or part of paper/notebook (default: all)")
     option("--profile", choices=PROFILES, default="smoke", help="size of the run (default: smoke)")
-    option("--jobs", type=_positive, metavar="N", help="notebooks at a time (default: one for every two cores)")
+    option("--jobs", type=_positive, metavar="N", help="notebooks at a time (default: one a core)")
     option("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where to compute (default: auto)")
     option("--data", metavar="NAME", help="data set to use in place of the notebooks' own")
     option("--force", action="store_true", help="run even what is up to date")
@@ -165,7 +165,7 @@ def _execute(
     if not due:
         return {}, False
     cores = processes.cores()
-    jobs = min(jobs or max(1, cores // 2), len(due))
+    jobs = min(jobs or cores, len(due))
     with Display(out, due, jobs) as display:
         execution = Execution(folder, display, jobs=jobs, threads=max(1, cores // jobs), gpus=gpus)
         interrupted = False
