@@ -1,4 +1,4 @@
-"""Training speed against peers: `python benchmarks/training.py [vae] [sweep] [linear] [--repeats N]`.
+"""Training speed against peers: `python benchmarks/training.py [--vae] [--sweep] [--linear] [--repeats N]`.
 
 Each row runs both sides in this process, alternating, from the same initial weights or the same start, and prints what
 each reached so that no side wins by doing less. The first row needs pythae: `pip install -e '.[bench]'`.
@@ -157,10 +157,11 @@ ROWS = {"vae": mnist_vae, "sweep": small_sweep, "linear": linear_vae}
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("rows", nargs="*", choices=[[], *ROWS], default=list(ROWS))
+    for name, row in ROWS.items():
+        parser.add_argument(f"--{name}", dest="rows", action="append_const", const=name, help=row.__doc__)
     parser.add_argument("--repeats", type=int, default=3)
     arguments = parser.parse_args()
     logging.getLogger("pythae").setLevel(logging.ERROR)
     print(HEADER, flush=True)
-    for name in arguments.rows:
+    for name in arguments.rows or ROWS:
         print(ROWS[name](arguments.repeats), flush=True)

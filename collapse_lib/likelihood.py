@@ -16,8 +16,8 @@ from collapse_lib.metrics import check_posterior, standard_normal
 # torch fills normal numbers on the CPU in blocks of 16: chunks of whole blocks draw the same stream however it is cut.
 NOISE_BLOCK = 16
 
-# Elements of x decoded at once: 2 MiB of float32 for each temporary of the decoder on a CPU, enough to fill a GPU.
-CPU_CHUNK_ELEMENTS, GPU_CHUNK_ELEMENTS = 2**19, 2**24
+# Elements of x decoded at once. CPU: temporaries of 4 MiB (float32) stay in cache; GPU: enough to fill it.
+CPU_CHUNK_ELEMENTS, GPU_CHUNK_ELEMENTS = 2**20, 2**24
 
 
 class ImportanceNLL(NamedTuple):
@@ -79,14 +79,16 @@ def importance_nll(
     if mean.device.type == "cpu":
         _keep_freed_memory()
     rows = max(1, chunk // _whole_blocks(n_samples))
-    log_mean, effective = [], []
+    log_mean_w, effective = [], []
     with torch.no_grad():
         for x_chunk, mean_chunk, var_chunk in zip(x.split(rows), mean.split(rows), var.split(rows), strict=True):
             log_w = _log_weights(x_chunk, mean_chunk, var_chunk, log_likelihood, n_samples, generator, chunk)
-            log_sum = log_w.logsumexp(1)
-            log_mean.append(log_sum - math.log(n_samples))
-            effective.append(1 / (log_w - log_sum[:, None]).exp_().square_().sum(1))
-        per_datum, effective_samples = -torch.cat(log_mean), torch.cat(effective)
+            largest = log_w.amax(1).clamp(min=torch.finfo(log_w.dtype).min)  # finite, also if all weights vanish
+            w = (log_w - largest[:, None]).exp_()
+            sum_w = w.sum(1)
+            log_mean_w.append((sum_w / n_samples).log() + largest)
+            effective.append(sum_w.square() / w.square_().sum(1))
+        per_datum, effective_samples = -torch.cat(log_mean_w), torch.cat(effective)
         if not (per_datum > -math.inf).all():
             bad = int((~(per_datum > -math.inf)).nonzero()[0])
             raise ValueError(
@@ -139,5 +141,6 @@ def _keep_freed_memory() -> None:
     """Have glibc reuse the temporaries of a chunk, which otherwise go back to the kernel and are faulted in each time.
 
     Freeing a large block raises its thresholds for that (mallopt(3), M_MMAP_THRESHOLD); untouched pages cost nothing.
+    A small net on two threads took 0.42 instead of 0.4 to 0.9 microseconds a sample.
     """
     torch.empty(2**24, dtype=torch.uint8)

@@ -59,8 +59,7 @@ def posterior_kl(mean: Tensor, var: Tensor) -> Tensor:
     """
     check_posterior(mean, var)
     mean, var = mean.double(), var.double()
-    kl = 0.5 * (mean.square() + var - var.log() - 1)
-    return kl.clamp(min=0)  # near the prior rounding can take it below
+    return 0.5 * (mean.square() + var - var.log() - 1)
 
 
 def active_units(mean: Tensor, threshold: float = 0.01, *, correction: int = 0) -> ActiveUnits:

@@ -56,12 +56,15 @@ def test_kl_is_at_least_its_mean_term(mean: float, log_var: float) -> None:
     assert kl >= max(0, 0.5 * mean**2 * (1 - 1e-12) - 1e-15)
 
 
-def test_kl_vanishes_at_the_prior_and_rounding_near_it_is_not_negative() -> None:
-    nudge = torch.linspace(-1e-7, 1e-7, 1001, dtype=torch.float64)[:, None]
-    kl = posterior_kl(torch.zeros_like(nudge), 1 + nudge)
-    assert kl[500] == 0
+def test_kl_near_the_prior_is_not_lost_to_rounding() -> None:
+    nudge = torch.logspace(-16, -1, 2001, dtype=torch.float64)
+    nudge = torch.cat([-nudge, torch.zeros(1), nudge])[:, None]
+    kl = posterior_kl(nudge, 1 + nudge)
     assert (kl >= 0).all()
-    torch.testing.assert_close(kl, nudge.square() / 4, rtol=0, atol=1e-15)
+    assert kl[2001] == 0
+    # 1/2 ( m^2 + d - log(1 + d) ) with d = m, as a series
+    expected = 0.5 * sum((-1) ** j * nudge**j / j for j in range(3, 16)) + 0.75 * nudge.square()
+    torch.testing.assert_close(kl, expected, rtol=0, atol=2e-16)
 
 
 def test_active_units_by_covariance_is_numpys_var() -> None:
