@@ -47,15 +47,17 @@ def maximise_profile_elbo(
     """Maximise ELBO*(W, sigma2) = LL(W, sigma2) - G(W, sigma2) (derived; see `theory.linear_vae`) by L-BFGS.
 
     Start: W ~ N(0, weight_std^2) (default n^-1/2) from `seed`, sigma2 = tr S / n. With `sigma2` given it stays fixed.
-    Stops after `iterations`, when the largest gradient entry is below `gradient_tolerance`, or once the ELBO reaches
-    `target` (nats per datum). `memory` is the number of correction pairs.
+    Stops after `iterations` (or 4 times as many evaluations), when the largest gradient entry is below
+    `gradient_tolerance`, or once the ELBO reaches `target` (nats per datum). `memory` counts correction pairs.
 
-    Errors: ValueError if k is outside 1..rank S - 1, or for a sigma2 or an iteration count that is not positive.
+    Errors: ValueError if k is outside 1..rank S - 1 (1..n for a given sigma2), or for a sigma2 or an iteration count
+    that is not positive.
     """
     n, p = spectrum.n, spectrum.rank
-    if not 1 <= k < p:
+    most = p - 1 if sigma2 is None else n
+    if not 1 <= k <= most:
         raise ValueError(
-            f"k must be between 1 and rank S - 1 = {p - 1}, got {k}: with k >= rank S the ELBO is unbounded"
+            f"k must be between 1 and {most}, got {k}: rank S is {p}, and a learned sigma2 is unbounded from there on"
         )
     if sigma2 is not None and sigma2 <= 0:
         raise ValueError(f"sigma2 is a variance and must be positive, got {sigma2}")
@@ -101,4 +103,13 @@ def maximise_profile_elbo(
     W = spectrum.eigenvectors[:, :p] @ torch.from_numpy(found.x[:-1]).view(p, k)
     best = float(np.exp(found.x[-1]))
     V, d = linear_vae.best_encoder(W, best)
-    return ProfileFit(W, V, d, best, spectrum.mean, -float(found.fun), bool(found.success), pd.DataFrame(rows))
+    return ProfileFit(
+        W,
+        V,
+        d,
+        best,
+        spectrum.mu,
+        -float(found.fun),
+        bool(abs(found.jac).max() <= gradient_tolerance),
+        pd.DataFrame(rows),
+    )

@@ -152,7 +152,7 @@ def _measured(claim: Entry) -> tuple[str, str]:
     return f"{format_number(value.mean, expected, value.sd)} ± {value.sd:.2g}", extremes
 
 
-_HEADINGS = ("claim", "paper", "measured (± sd over seeds)", "expected", "verdict")
+_HEADINGS = ("claim", "document", "measured (± sd over seeds)", "expected", "verdict")
 
 
 def _cells(claim: Entry) -> list[tuple[str, str]]:

@@ -7,7 +7,7 @@ constants (log 2 pi) are in.
 
 import math
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import ClassVar, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -117,6 +117,7 @@ class SampledElbo:
     """
 
     n_samples: int = 1
+    reads: ClassVar[frozenset[str]] = frozenset({"beta"})
 
     def noise(self, model: GaussianLatentModel, batch_size: int) -> dict[str, NoiseSpec]:
         return {"eps": NoiseSpec("normal", (self.n_samples, batch_size, model.n_latents))}

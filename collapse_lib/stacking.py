@@ -18,7 +18,13 @@ SYNC_STEPS = 50  # the host looks at the losses at most this often
 
 
 class Objective(Protocol):
-    """What `fit` minimises: scalars by name (a NamedTuple), the first of them called `loss`."""
+    """What `fit` minimises: scalars by name (a NamedTuple), the first of them called `loss`.
+
+    `reads` names the numbers of a member that it looks up (beta, ...).
+    """
+
+    @property
+    def reads(self) -> frozenset[str]: ...
 
     def noise(self, model: Any, batch_size: int) -> dict[str, NoiseSpec]: ...
 
@@ -36,6 +42,10 @@ class Plateau:
 
     patience: int
     min_delta: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.patience < 1 or self.min_delta < 0:
+            raise ValueError(f"a plateau needs patience >= 1 and min_delta >= 0, got {self}")
 
 
 @dataclass
@@ -65,6 +75,9 @@ class Plan:
                 raise ValueError(f"batch_size must be between 1 and the {n} data, got {self.batch_size}")
         if (self.evaluate is None) != (self.evaluate_every is None):
             raise ValueError("evaluate and evaluate_every belong together: give both or neither")
+        for pattern, options in self.groups.items():
+            if unknown := options.keys() - {"lr", "betas", "eps"}:
+                raise ValueError(f"group {pattern!r}: {sorted(unknown)} cannot be set; a group takes lr, betas and eps")
         for name, value in (("log_every", self.log_every), ("evaluate_every", self.evaluate_every)):
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")
@@ -77,10 +90,14 @@ class Plan:
     def row(self) -> int:
         return self.log_every or self.epoch
 
+    @property
+    def rows(self) -> int:
+        """Steps between two looks at the losses: whole rows, at least SYNC_STEPS."""
+        return max(1, -(-SYNC_STEPS // self.row)) * self.row
+
     def next_stop(self, step: int) -> int:
-        """The next step at which the host looks: whole rows, at least SYNC_STEPS apart, and every evaluation."""
-        rows = max(1, -(-SYNC_STEPS // self.row)) * self.row
-        stops = [self.steps, (step // rows + 1) * rows]
+        """The next step at which the host looks: at the losses or for an evaluation."""
+        stops = [self.steps, (step // self.rows + 1) * self.rows]
         if self.evaluate_every:
             stops.append((step // self.evaluate_every + 1) * self.evaluate_every)
         return min(stops)
@@ -109,10 +126,10 @@ class Members:
         self.call = _Objective(models[0], run.objective).to(run.device).train()
         model = self.call.model
         if self.stacked:
-            states = [m.state_dict() for m in models]
-            joint = {name: torch.stack([s[name] for s in states]).to(run.device) for name in states[0]}
-            self.params = {name: nn.Parameter(joint[name]) for name, _ in model.named_parameters()}
-            self.buffers = {name: joint[name] for name, _ in model.named_buffers()}
+            parameters = [dict(m.to(run.device).named_parameters()) for m in models]
+            buffers = [dict(m.named_buffers()) for m in models]
+            self.params = {n: nn.Parameter(torch.stack([p[n].detach() for p in parameters])) for n in parameters[0]}
+            self.buffers = {n: torch.stack([b[n] for b in buffers]) for n in buffers[0]}
         else:
             for parameter in model.parameters():
                 parameter.data = parameter.data.contiguous()  # see `step`

@@ -56,7 +56,7 @@ class Sweep:
         arguments = inspect.signature(build).parameters.values()
         self._arguments = {p.name for p in arguments if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
         for i, c in enumerate(self.configurations):
-            missing = [key for key in RESERVED if key not in c and key not in self._arguments]
+            missing = [key for key in RESERVED if key not in c]
             if missing:
                 raise ValueError(f"member {i} ({c}) has no {' and no '.join(missing)}: name it in its configuration")
             for key, value in c.items():
@@ -65,6 +65,10 @@ class Sweep:
                         f"member {i}: {key}={value!r} is no argument of {build} and so must be a number or a function "
                         f"of progress; the arguments are {sorted(self._arguments)}"
                     )
+
+        names = [self.numbers(i, 0.0).keys() for i in range(len(self))]
+        if uneven := {name for some in names for name in some ^ names[0]}:
+            raise ValueError(f"some members have {sorted(uneven)} and some do not: give every member a value")
 
     @classmethod
     def grid(cls, build: Callable[..., nn.Module], **axes: Any) -> "Sweep":
@@ -92,13 +96,13 @@ class Sweep:
         return pd.DataFrame(self.configurations).rename_axis("member")
 
     def make(self, member: int) -> nn.Module:
-        """The untrained model of one member. Its weights are drawn on the CPU after `torch.manual_seed(seed)`.
+        """The untrained model of one member. Its weights are drawn on the CPU after seeding its generator with `seed`.
 
         The global random state is left as it was.
         """
         configuration = self.configurations[member]
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(int(configuration["seed"]))
+            torch.default_generator.manual_seed(int(configuration["seed"]))  # manual_seed would reset every GPU's too
             return self.build(**{k: v for k, v in configuration.items() if k in self._arguments})
 
     def numbers(self, member: int, progress: float) -> dict[str, float]:

@@ -76,10 +76,12 @@ def fit(
         stacks on a GPU, and on a CPU when a member is small. Results agree to rounding.
     log_every: steps a row of the history; default one epoch, or SYNC_STEPS steps of full batch. The host waits for the
         device at whole rows, and not more often than every SYNC_STEPS steps.
-    evaluate, evaluate_every: called at steps 0, evaluate_every, ... and after the last one.
+    evaluate, evaluate_every: called at steps 0, evaluate_every, ... and after a member's last one, unless it diverged.
+    plateau: judged at whole rows on the loss, warm-ups of its weights included: give it patience beyond their end.
 
-    A member with a non-finite loss or parameter is marked `diverged`, keeps its last finite state, and stops; so does
-    one that meets `plateau`. Errors: ValueError for arguments that do not fit each other, before anything trains.
+    A member with a non-finite loss or parameter is marked `diverged` and stops with the state of the host's last look,
+    which was finite; the others do not notice. Errors: ValueError for arguments that do not fit each other, for a
+    number that the objective does not read, for a frozen parameter and for dropout, before anything trains.
     """
     tensors = data if isinstance(data, tuple) else (data,)
     device = torch.device(device)
@@ -87,7 +89,13 @@ def fit(
     run = Plan(tensors, objective, steps, batch_size, dict(groups or {}), lr_schedule, device, log_every, evaluate)
     run.evaluate_every, run.plateau = evaluate_every, plateau
     run.check()
+    if unread := set(sweep.numbers(0, 0.0)) - objective.reads:
+        raise ValueError(
+            f"the objective does not read {sorted(unread)}; it reads {sorted(objective.reads)}. Is a name misspelt?"
+        )
     models = [sweep.make(i) for i in range(len(sweep))]
+    for model in models:
+        _check_model(model)
     records = [_Record() for _ in models]
     with Progress(steps * len(sweep), f"fit {len(sweep)} member{'s' * (len(sweep) > 1)}", enabled=progress) as bar:
         for members in _equal_architectures(models):
@@ -131,16 +139,29 @@ class _Record:
         losses = self.means()[:, 0]
         if len(losses) <= rule.patience:
             return False
-        return bool(losses[-rule.patience :].min() > losses[: -rule.patience].min() - rule.min_delta)
+        return bool(losses[-rule.patience :].min() >= losses[: -rule.patience].min() - rule.min_delta)
 
 
 def _equal_architectures(models: Sequence[nn.Module]) -> list[list[int]]:
-    """Members whose modules print the same and hold tensors of the same names, shapes and types."""
+    """Members whose modules print the same and hold tensors of the same names, shapes and types.
+
+    A module must therefore print (`extra_repr`) every constant that it computes with.
+    """
     groups: dict[Any, list[int]] = {}
     for i, model in enumerate(models):
         tensors = tuple((name, tuple(t.shape), t.dtype) for name, t in model.state_dict().items())
         groups.setdefault((repr(model), tensors), []).append(i)
     return list(groups.values())
+
+
+def _check_model(model: nn.Module) -> None:
+    """What cannot keep the promise above is refused."""
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            raise ValueError(f"parameter {name} is frozen: register it as a buffer, which `fit` leaves alone")
+    for name, module in model.named_modules():
+        if isinstance(module, nn.modules.dropout._DropoutNd):
+            raise ValueError(f"{name} draws its own random numbers: take them from the objective's noise instead")
 
 
 def _stacks(model: nn.Module, members: int, run: Plan) -> bool:
@@ -191,7 +212,7 @@ def _train(
                 record.status, record.state = "diverged", {n: t[place].cpu().clone() for n, t in before.items()}
                 continue
             record.absorb(step, own, run.row)
-            if stop == run.steps or (run.plateau and record.on_plateau(run.plateau)):
+            if stop == run.steps or (run.plateau and stop % run.rows == 0 and record.on_plateau(run.plateau)):
                 record.status = "finished" if stop == run.steps else "plateau"
                 record.state = {n: t[place].cpu().clone() for n, t in after.items()}
             else:
@@ -216,6 +237,8 @@ def _evaluate(
 ) -> None:
     with torch.no_grad():
         numbers = {name: t.double().cpu().tolist() for name, t in evaluate(state, step).items()}
+    if wrong := {name: len(v) for name, v in numbers.items() if len(v) != len(members)}:
+        raise ValueError(f"evaluate must give one number for each of {len(members)} members, but gave {wrong}")
     for place, member in enumerate(members):
         records[member].evaluations.append({"member": member, "step": step} | {n: v[place] for n, v in numbers.items()})
 

@@ -74,8 +74,9 @@ def test_stops_at_the_target_and_repeats_itself(spectrum):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"k": 8}, "between 1 and rank S - 1 = 7, got 8"),
-        ({"k": 0}, "between 1 and rank S - 1 = 7, got 0"),
+        ({"k": 8}, "between 1 and 7, got 8: rank S is 8"),
+        ({"k": 0}, "between 1 and 7, got 0"),
+        ({"k": 10, "sigma2": 1.0}, "between 1 and 9, got 10"),
         ({"k": 2, "sigma2": 0.0}, "must be positive"),
         ({"k": 2, "iterations": 0}, "at least 1"),
     ],

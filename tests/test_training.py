@@ -93,6 +93,8 @@ class Terms(NamedTuple):
 
 
 class Probe:
+    reads = frozenset({"alpha"})
+
     def noise(self, model: nn.Module, batch_size: int) -> dict[str, NoiseSpec]:
         return {"u": NoiseSpec("uniform", (batch_size, 2)), "e": NoiseSpec("normal", (3,))}
 
@@ -135,6 +137,8 @@ class Transposed(nn.Module):
 
 
 class PullApart:
+    reads = frozenset()
+
     def noise(self, model: nn.Module, batch_size: int) -> dict[str, NoiseSpec]:
         return {}
 
@@ -295,6 +299,7 @@ def test_no_host_read_inside_an_epoch(x, stack):
         ({"batch_size": 0}, "between 1 and the 40 data"),
         ({"log_every": 0}, "log_every must be at least 1"),
         ({"evaluate_every": 5}, "belong together"),
+        ({"groups": {"log_sigma2": {"weight_decay": 0.1}}}, "a group takes lr, betas and eps"),
         ({"groups": {"sigma": {"lr": 1.0}}}, r"'sigma' names no parameter; the parameters are .*log_sigma2"),
     ],
 )
@@ -309,6 +314,7 @@ def test_arguments_that_do_not_fit(x, change, message):
         ([], "the sweep is empty"),
         ([{"seed": 0}], "no lr"),
         ([{"lr": 0.1}], "no seed"),
+        ([{"lr": 0.1, "seed": 0}, {"lr": 0.1, "seed": 0, "beta": 2.0}], r"some members have \['beta'\]"),
         ([{"lr": 0.1, "seed": 0, "bta": "x"}], "bta='x' is no argument"),
     ],
 )
@@ -325,3 +331,55 @@ def test_a_sweep_prints_and_indexes():
     assert "Ramp(start=0, stop=1" in repr(sweep)
     with pytest.raises(ValueError, match="0 <= begin < end <= 1"):
         Ramp(0, 1, begin=0.5, end=0.5)
+
+
+def test_a_number_that_nothing_reads_is_refused(x):
+    with pytest.raises(ValueError, match=r"does not read \['betta'\]; it reads \['beta'\]"):
+        quiet(Sweep.grid(small_vae, seed=0, lr=1e-2, betta=2.0), x, **MINIBATCH)
+
+
+def frozen() -> nn.Module:
+    model = small_vae()
+    model.log_sigma2.requires_grad_(False)
+    return model
+
+
+def with_dropout() -> nn.Module:
+    model = small_vae()
+    model.decoder.append(nn.Dropout(0.5))
+    return model
+
+
+@pytest.mark.parametrize(("build", "message"), [(frozen, "log_sigma2 is frozen"), (with_dropout, "own random numbers")])
+def test_models_that_cannot_be_trained_as_promised(x, build, message):
+    with pytest.raises(ValueError, match=message):
+        quiet(Sweep.grid(build, seed=[0, 1], lr=1e-2), x, **MINIBATCH)
+
+
+def test_an_evaluation_gives_one_number_a_member(x):
+    sweep = Sweep.grid(small_linear, seed=[0, 1], lr=1e-2)
+    wrong = {"evaluate": lambda state, step: {"W": state["W"][0, 0]}, "evaluate_every": 5}
+    with pytest.raises(ValueError, match="one number for each of 2 members"):
+        quiet(sweep, Moments.of(x), AnalyticElbo(), steps=10, stack=True, **wrong)
+
+
+@pytest.mark.parametrize("stack", [True, False])
+def test_a_constant_loss_is_a_plateau_wherever_evaluations_fall(stack):
+    """At rate 0 the loss never moves; the rule looks at whole rows only, however often `evaluate` is called."""
+    sweep = Sweep.grid(Square, seed=[0, 1], lr=0.0, alpha=1.0)
+    data = torch.zeros(4, dtype=torch.float64)
+    run = partial(quiet, sweep, data, Probe(), steps=300, log_every=20, stack=stack, plateau=Plateau(2))
+    often = run(evaluate=lambda state, step: {"w": state["w"]}, evaluate_every=7)
+    assert run().summary.steps.tolist() == often.summary.steps.tolist() == [60, 60]
+    with pytest.raises(ValueError, match="patience >= 1"):
+        Plateau(0)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("stack", [True, False])
+def test_a_gpu_gives_a_stack_and_a_loop_alike(x, stack):
+    sweep = Sweep.grid(small_linear, seed=[0, 1], lr=[1e-2, 1e-3])
+    run = partial(quiet, sweep, Moments.of(x), AnalyticElbo(), steps=60)
+    on_gpu, on_cpu = run(device="cuda", stack=stack), run(stack=stack)
+    for member in range(2):
+        assert_same_state(on_gpu.states[member], on_cpu.states[member], rtol=1e-7)

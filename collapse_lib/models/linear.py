@@ -7,7 +7,7 @@ Its closed forms live in `theory.linear_vae`; here are the trainable module, the
 
 import math
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -128,6 +128,8 @@ class AnalyticElbo:
     `data` is a `Moments` pair, given to `fit` as the whole batch; the cost of a step does not depend on N. Reads the
     member's `beta` (default 1).
     """
+
+    reads: ClassVar[frozenset[str]] = frozenset({"beta"})
 
     def noise(self, model: LinearVAE, batch_size: int) -> dict[str, NoiseSpec]:
         return {}
