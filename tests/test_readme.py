@@ -50,7 +50,7 @@ def test_a_row_tells_document_figure_question_outcome_and_run(project):
     publish(project, "one/fig_1", A_1=10, A_2=0.5)
     assert rows(project) == [
         [
-            "[d](u)",
+            "d ([R](u))",
             "[nothing](notebooks/one/fig_1.ipynb)",
             "Test of fig_1",
             "2 of 2",

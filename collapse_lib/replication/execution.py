@@ -19,6 +19,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from collapse_lib.ledger import read_ledger
+from collapse_lib.progress import PLAIN
 from collapse_lib.replication import fingerprint, notebook_file, processes
 from collapse_lib.replication.folder import Folder
 from collapse_lib.replication.notebook_file import NotebookFileError
@@ -100,7 +101,7 @@ class Execution:
                 stdout=PIPE,
                 stderr=log_file,
                 # A user's own kernel named python3 must not stand in for the one of this environment.
-                env=os.environ | environment | {processes.MARK: mark, "JUPYTER_PREFER_ENV_PATH": "1"},
+                env=os.environ | environment | {processes.MARK: mark, "JUPYTER_PREFER_ENV_PATH": "1", PLAIN: "1"},
                 start_new_session=True,
                 limit=2**20,
             )

@@ -45,7 +45,7 @@ def coverage_table(root: Path) -> str:
             raise ReadmeError(f"{notebook.path}: {error}") from error
         rows.append(
             (
-                _link(document.document, document.url),
+                f"{document.document} ({_link(document.reference, document.url)})",
                 _link(notebook.entry.replicates, notebook.path.relative_to(root).as_posix()),
                 notebook.entry.title,
                 *_outcome(ledger),
