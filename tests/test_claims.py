@@ -327,7 +327,7 @@ def test_the_table_says_it_all(fill):
     shown = bundle(fill())
     assert set(shown) == {"text/html", "text/plain", ledger.MIME}
     heading, *rows = Table(shown["text/html"]).rows
-    assert [cell.split()[0] for cell in heading] == ["claim", "paper", "measured", "expected", "verdict"]
+    assert [cell.split()[0] for cell in heading] == ["claim", "document", "measured", "expected", "verdict"]
     assert [[cell.strip() for cell in row] for row in rows] == [
         [
             "EP-1 the ELBO <= the likelihood & stays",
