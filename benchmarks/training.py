@@ -143,7 +143,7 @@ def linear_vae(repeats: int) -> Row:
                 terms = objective(model, moments, {}, {})
                 terms.loss.backward()
                 adam.step()
-            step, elbo = step + 100, float(terms.elbo)
+            step, elbo = step + 100, terms.elbo.item()
         return f"{target - elbo:.2f} nat short after {step} steps"
 
     def ours() -> str:
