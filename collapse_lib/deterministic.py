@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import torch
 from scipy import optimize
+from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 from collapse_lib.theory import linear_vae
@@ -86,20 +87,22 @@ def maximise_profile_elbo(
         if target is not None and elbo >= target:
             raise StopIteration
 
-    found = optimize.minimize(
-        negative,
-        np.append(W0.reshape(-1).numpy(), log_sigma2),
-        jac=True,
-        method="L-BFGS-B",
-        callback=record,
-        options={
-            "maxiter": iterations,
-            "maxfun": 4 * iterations,
-            "maxcor": memory,
-            "gtol": gradient_tolerance,
-            "ftol": 0.0,
-        },
-    )
+    # SciPy's own threads wait for work in a busy loop and take the cores from torch, which does the arithmetic.
+    with threadpool_limits(1, user_api="blas"):
+        found = optimize.minimize(
+            negative,
+            np.append(W0.reshape(-1).numpy(), log_sigma2),
+            jac=True,
+            method="L-BFGS-B",
+            callback=record,
+            options={
+                "maxiter": iterations,
+                "maxfun": 4 * iterations,
+                "maxcor": memory,
+                "gtol": gradient_tolerance,
+                "ftol": 0.0,
+            },
+        )
     W = spectrum.eigenvectors[:, :p] @ torch.from_numpy(found.x[:-1]).view(p, k)
     best = float(np.exp(found.x[-1]))
     V, d = linear_vae.best_encoder(W, best)
