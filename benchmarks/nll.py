@@ -77,7 +77,7 @@ def rows(side: int, hidden: tuple[int, ...], k: int, *, n_images: int, repeats: 
     """A net n-hidden-k, n = side x side, trained briefly on scikit-learn's digits: its posterior is not the prior."""
     digits = torch.from_numpy(load_digits().images / 16).float()[:, None]
     data = nn.functional.interpolate(digits, side, mode="bilinear").flatten(1)
-    sweep = Sweep.grid(partial(GaussianVAE, side**2, hidden, k), seed=0, lr=2e-3)
+    sweep = Sweep.grid(partial(GaussianVAE.mlp, side**2, hidden, k), seed=0, lr=2e-3)
     model = fit(sweep, data, SampledElbo(), steps=300, batch_size=100, progress=False).model(0)
     assert isinstance(model, GaussianVAE)
     x = data[:n_images]

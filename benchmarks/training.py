@@ -57,7 +57,7 @@ def mnist_vae(repeats: int) -> Row:
             return ModelOutput(reconstruction=self.net(z).sigmoid())
 
     epochs, x = 2, flatten(scale(data.load("mnist").pixels))
-    build = partial(GaussianVAE, 784, (500, 500), 50)
+    build = partial(GaussianVAE.mlp, 784, (500, 500), 50)
     sweep = Sweep.grid(build, seed=0, lr=1e-3)
 
     def score(model: GaussianVAE) -> str:
@@ -94,7 +94,7 @@ def small_sweep(repeats: int) -> Row:
 
     x = torch.from_numpy(load_digits().data).float() / 16
     members, steps, batch = 32, 600, 64
-    sweep = Sweep.grid(partial(GaussianVAE, 64, (32,), 8), seed=list(range(members)), lr=1e-3)
+    sweep = Sweep.grid(partial(GaussianVAE.mlp, 64, (32,), 8), seed=list(range(members)), lr=1e-3)
 
     def theirs() -> str:
         losses = []

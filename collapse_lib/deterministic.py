@@ -41,13 +41,15 @@ def maximise_profile_elbo(
     seed: int = 0,
     iterations: int = 400,
     weight_std: float | None = None,
+    start: Tensor | None = None,
     memory: int = 10,
     gradient_tolerance: float = 1e-7,
     target: float | None = None,
 ) -> ProfileFit:
     """Maximise ELBO*(W, sigma2) = LL(W, sigma2) - G(W, sigma2) (derived; see `theory.linear_vae`) by L-BFGS.
 
-    Start: W ~ N(0, weight_std^2) (default n^-1/2) from `seed`, sigma2 = tr S / n. With `sigma2` given it stays fixed.
+    Start: W ~ N(0, weight_std^2) (default n^-1/2) from `seed`, or the decoder `start` (n, k), of which the part in the
+    span of the data counts; sigma2 = tr S / n. With `sigma2` given it stays fixed.
     Stops after `iterations` (or 4 times as many evaluations), when the largest gradient entry is below
     `gradient_tolerance`, or once the ELBO reaches `target` (nats per datum). `memory` counts correction pairs.
 
@@ -66,7 +68,12 @@ def maximise_profile_elbo(
         raise ValueError(f"iterations must be at least 1, got {iterations}")
     eigenvalues = spectrum.eigenvalues[:p]
     std = n**-0.5 if weight_std is None else weight_std
-    W0 = std * torch.randn(p, k, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    if start is None:
+        W0 = std * torch.randn(p, k, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    elif start.shape == (n, k):
+        W0 = spectrum.eigenvectors[:, :p].T @ start.double()
+    else:
+        raise ValueError(f"start must be ({n}, {k}), got {tuple(start.shape)}")
     log_sigma2 = np.log(spectrum.trace / n if sigma2 is None else sigma2)
     fixed = sigma2 is not None
 

@@ -14,3 +14,45 @@ def mlp(widths: Sequence[int], *, activation: type[nn.Module] = nn.ReLU) -> nn.S
     for n_in, n_out in pairwise(widths):
         layers += [nn.Linear(n_in, n_out), activation()]
     return nn.Sequential(*layers[:-1])
+
+
+def conv_encoder(shape: tuple[int, int, int], channels: Sequence[int], features: int, out: int) -> nn.Sequential:
+    """Flat images (batch, C H W) -> (batch, out): 4x4 convolutions of stride 2, an affine layer of `features`, an output.
+
+    ReLU between them. Every convolution halves the image: (C, H, W) -> (channels[0], H/2, W/2) -> ... With shape
+    (3, 64, 64), channels (32, 32, 64, 64) and 256 features it is the encoder of Higgins et al. 2017 (beta-VAE, CelebA).
+    Raises ValueError unless H and W are divisible by 2^len(channels).
+    """
+    height, width = _smallest(shape, channels)
+    layers: list[nn.Module] = [nn.Unflatten(-1, shape)]
+    for n_in, n_out in pairwise([shape[0], *channels]):
+        layers += [nn.Conv2d(n_in, n_out, 4, stride=2, padding=1), nn.ReLU()]
+    flat = channels[-1] * height * width
+    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(flat, features), nn.ReLU(), nn.Linear(features, out))
+
+
+def conv_decoder(shape: tuple[int, int, int], channels: Sequence[int], features: int, k: int) -> nn.Sequential:
+    """The mirror image of `conv_encoder` by transposed convolutions: (batch, k) -> flat images (batch, C H W).
+
+    `channels` are the encoder's, in its order.
+    """
+    height, width = _smallest(shape, channels)
+    flat = channels[-1] * height * width
+    layers: list[nn.Module] = [nn.Linear(k, features), nn.ReLU(), nn.Linear(features, flat), nn.ReLU()]
+    layers.append(nn.Unflatten(-1, (channels[-1], height, width)))
+    for n_in, n_out in pairwise([*reversed(channels), shape[0]]):
+        layers += [nn.ConvTranspose2d(n_in, n_out, 4, stride=2, padding=1), nn.ReLU()]
+    return nn.Sequential(*layers[:-1], nn.Flatten())
+
+
+def _smallest(shape: tuple[int, int, int], channels: Sequence[int]) -> tuple[int, int]:
+    """Height and width after the last convolution."""
+    if len(shape) != 3 or not channels:
+        raise ValueError(f"shape must be (C, H, W) and channels name one convolution at least; got {shape}, {channels}")
+    factor = 2 ** len(channels)
+    if shape[1] % factor or shape[2] % factor:
+        raise ValueError(
+            f"{len(channels)} convolutions of stride 2 need sides divisible by {factor}, got {shape[1]}x{shape[2]}: "
+            "pad the images (transforms.pad) or take fewer"
+        )
+    return shape[1] // factor, shape[2] // factor

@@ -84,3 +84,16 @@ def test_stops_at_the_target_and_repeats_itself(spectrum):
 def test_bad_arguments(spectrum, options, message):
     with pytest.raises(ValueError, match=message):
         maximise_profile_elbo(spectrum, **options)
+
+
+def test_a_start_is_where_it_starts(x, spectrum):
+    """From an optimum nothing is left to do; of a start outside the data's span only the part inside counts."""
+    optimum = ppca.fixed_sigma2(spectrum, 3, 0.4)
+    stay = maximise_profile_elbo(spectrum, 3, sigma2=0.4, start=optimum.W, iterations=50)
+    np.testing.assert_allclose(stay.elbo, optimum.loglik, rtol=1e-12)
+    assert len(stay.history) <= 1
+    elsewhere = optimum.W + torch.nn.functional.one_hot(torch.tensor([8] * 3), 9).double().T
+    again = maximise_profile_elbo(spectrum, 3, sigma2=0.4, start=elsewhere, iterations=50)
+    np.testing.assert_allclose(again.elbo, optimum.loglik, rtol=1e-12)
+    with pytest.raises(ValueError, match=r"start must be \(9, 3\), got \(3, 9\)"):
+        maximise_profile_elbo(spectrum, 3, start=optimum.W.T)

@@ -124,7 +124,7 @@ def test_normal_start_draws_in_the_order_of_the_report():
 
 @pytest.mark.parametrize("likelihood", ["bernoulli", "gaussian"])
 def test_gaussian_vae_shapes_and_likelihood(likelihood):
-    model = GaussianVAE(6, (5, 4), 2, likelihood=likelihood, sigma2=0.3).double()
+    model = GaussianVAE.mlp(6, (5, 4), 2, likelihood=likelihood, sigma2=0.3).double()
     x, z = (normal(3, 6) > 0).double(), normal(8, 3, 2)
     assert [len(layer.bias) for layer in model.encoder if hasattr(layer, "bias")] == [5, 4, 4]
     assert [len(layer.bias) for layer in model.decoder if hasattr(layer, "bias")] == [4, 5, 6]
@@ -151,9 +151,9 @@ def test_gaussian_vae_shapes_and_likelihood(likelihood):
         ),
         (lambda: LinearVAE(normal(4, 2), normal(4, 2), normal(2), normal(4), 0.0), r"wants V \(2, 4\)"),
         (lambda: Moments.of(normal(2, 3, 4)), "flatten images first"),
-        (lambda: GaussianVAE(4, (3,), 2, likelihood="poisson"), "must be"),
-        (lambda: GaussianVAE(4, (3,), 2, sigma2=0.0), "must be positive"),
-        (lambda: GaussianVAE(4, (3,), 2, learn_sigma2=True), "no sigma2 to learn"),
+        (lambda: GaussianVAE.mlp(4, (3,), 2, likelihood="poisson"), "must be"),
+        (lambda: GaussianVAE.mlp(4, (3,), 2, sigma2=0.0), "must be positive"),
+        (lambda: GaussianVAE.mlp(4, (3,), 2, learn_sigma2=True), "no sigma2 to learn"),
         (lambda: mlp([4]), "at least an input and an output width"),
     ],
 )

@@ -20,7 +20,7 @@ from collapse_lib.training import fit
 
 
 def small_vae(k: int = 3) -> nn.Module:
-    return GaussianVAE(12, (8,), k, likelihood="gaussian", learn_sigma2=True).double()
+    return GaussianVAE.mlp(12, (8,), k, likelihood="gaussian", learn_sigma2=True).double()
 
 
 def small_linear(learn_sigma2: bool = True) -> nn.Module:

@@ -1,0 +1,95 @@
+"""What trained VAEs are worth, against closed forms of the linear VAE and against counting."""
+
+from functools import partial
+
+import pytest
+import torch
+
+from collapse_lib.evaluation import PerMember, evaluate_gaussian, evaluate_members, measure_gaussian
+from collapse_lib.models.gaussian import GaussianVAE
+from collapse_lib.models.linear import LinearVAE, Moments
+from collapse_lib.objectives import SampledElbo
+from collapse_lib.sweeps import Sweep
+from collapse_lib.theory import linear_vae
+from collapse_lib.training import fit
+
+
+@pytest.fixture
+def x() -> torch.Tensor:
+    generator = torch.Generator().manual_seed(3)
+    scales = torch.tensor([3.0, 2.0, 1.0, 0.5, 0.2, 0.1], dtype=torch.float64)
+    return torch.randn(60, 6, generator=generator, dtype=torch.float64) * scales
+
+
+def test_a_linear_vae_has_its_closed_form(x: torch.Tensor) -> None:
+    """Many samples: within four standard errors of the exact ELBO; the KL and the identity between the terms exactly."""
+    torch.manual_seed(1)
+    model = LinearVAE.tied_start(Moments.of(x), 2, weight_std=1.0).double().requires_grad_(False)
+    S = Moments.of(x).covariance
+    exact = linear_vae.elbo(model.W, model.V, model.log_d.exp(), model.log_sigma2.exp(), S)
+    found = evaluate_gaussian(model, x, n_samples=4000, seed=2, chunk=17)
+    spread = linear_vae.single_sample_variance(
+        model.W, model.V, model.log_d.exp(), model.log_sigma2.exp(), model.mu, x
+    ).mean()
+    assert abs(found.elbo - float(exact.elbo)) < 4 * float(spread / (4000 * 60)) ** 0.5
+    assert found.kl == pytest.approx(float(exact.kl), rel=1e-12)
+    sigma2 = float(model.log_sigma2.exp())
+    rebuilt = -3 * torch.log(torch.tensor(2 * torch.pi * sigma2)) - found.squared_error / (2 * sigma2) - found.kl
+    assert found.elbo == pytest.approx(float(rebuilt), rel=1e-6)
+
+
+def test_the_numbers_are_those_of_the_images_one_by_one(x: torch.Tensor) -> None:
+    torch.manual_seed(2)
+    model = GaussianVAE.mlp(6, (5,), 3, likelihood="gaussian", sigma2=0.4).double().requires_grad_(False)
+    posterior = model.encode(x)
+    prior = torch.distributions.Normal(0.0, 1.0)
+    kl = torch.distributions.kl_divergence(
+        torch.distributions.Normal(posterior.mean, (0.5 * posterior.log_var).exp()), prior
+    )
+    got = measure_gaussian(model, x, epsilon=[0.01, 0.05], delta=0.1)
+    for epsilon in (0.01, 0.05):
+        collapsed = [(kl[:, i] < epsilon).double().mean() >= 0.9 for i in range(3)]
+        assert got[f"collapsed_{epsilon:g}"] == pytest.approx(sum(collapsed) / 3)
+    assert got["kl"] == pytest.approx(float(kl.sum(1).mean()))
+    assert got["tuned_sigma2"] == pytest.approx(got["squared_error"] / 6)
+    retuned = got["log_likelihood"] - got["kl"], got["tuned_elbo"]
+    assert retuned[0] == pytest.approx(got["elbo"]) and retuned[1] >= got["elbo"]
+
+
+def test_members_keep_their_rows_and_learned_numbers_do_not_hide_the_start(x: torch.Tensor) -> None:
+    build = partial(GaussianVAE.mlp, 6, (5,), 2, likelihood="gaussian", learn_sigma2=True)
+    sweep = Sweep.grid(build, seed=[0, 1], sigma2=[3.0, 0.3], lr=1e-2)
+    worth = partial(measure_gaussian, x=x.float(), epsilon=[0.1])
+    result = fit(
+        sweep,
+        x.float(),
+        SampledElbo(),
+        steps=20,
+        evaluate=PerMember(sweep.make(0), worth),
+        evaluate_every=10,
+        progress=False,
+    )
+    table = evaluate_members(result, worth)
+    assert table.sigma2_start.tolist() == [3.0, 0.3, 3.0, 0.3]
+    for member in range(4):
+        assert table.sigma2[member] == pytest.approx(float(result.states[member]["log_sigma2"].exp()))
+        last = result.evaluations.query("member == @member and step == 20").iloc[0]
+        for name in ("elbo", "kl", "sigma2", "collapsed_0.1"):
+            assert last[name] == pytest.approx(table.loc[member, name], rel=1e-5)
+    untrained = result.evaluations.query("step == 0").sigma2.tolist()
+    assert untrained == pytest.approx([3.0, 0.3, 3.0, 0.3], rel=1e-6)
+
+
+def test_a_diverged_member_has_no_row(x: torch.Tensor) -> None:
+    build = partial(GaussianVAE.mlp, 6, (5,), 2, likelihood="gaussian")
+    sweep = Sweep.grid(build, seed=0, sigma2=[1.0, 1e-45], lr=1e-2)
+    result = fit(sweep, x.float(), SampledElbo(), steps=5, progress=False)
+    assert result.summary.status.tolist() == ["finished", "diverged"]
+    assert evaluate_members(result, partial(measure_gaussian, x=x.float())).index.tolist() == [0]
+
+
+def test_errors(x: torch.Tensor) -> None:
+    with pytest.raises(ValueError, match="Bernoulli likelihood"):
+        evaluate_gaussian(GaussianVAE.mlp(6, (5,), 2), x)
+    with pytest.raises(ValueError, match="n_samples must be at least 1"):
+        evaluate_gaussian(GaussianVAE.mlp(6, (5,), 2, likelihood="gaussian"), x, n_samples=0)
