@@ -84,10 +84,10 @@ def maximise_profile_elbo(
         return -float(value.elbo), np.append(-value.W.reshape(-1).numpy(), slope)
 
     rows: list[dict[str, float]] = []
-    start = time.perf_counter()
+    begun = time.perf_counter()
 
     def record(intermediate_result: optimize.OptimizeResult) -> None:
-        elbo, seconds = -float(intermediate_result.fun), time.perf_counter() - start
+        elbo, seconds = -float(intermediate_result.fun), time.perf_counter() - begun
         rows.append(
             {"iteration": len(rows) + 1, "elbo": elbo, "log_sigma2": intermediate_result.x[-1], "seconds": seconds}
         )

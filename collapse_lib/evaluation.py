@@ -77,13 +77,13 @@ def measure_gaussian(
     shares = collapsed_share(found.latent_kl, torch.tensor(list(epsilon), dtype=torch.float64), delta)
     return (
         {name: value for name, value in found._asdict().items() if name != "latent_kl"}
-        | {"sigma2": float(model.log_sigma2.exp()), "tuned_sigma2": tuned.sigma2, "tuned_elbo": tuned.elbo}
+        | {"sigma2": float(model.log_sigma2.detach().exp()), "tuned_sigma2": tuned.sigma2, "tuned_elbo": tuned.elbo}
         | {f"collapsed_{e:g}": float(share) for e, share in zip(epsilon, shares, strict=True)}
     )
 
 
 def evaluate_members(result: FitResult, measure: Measure) -> pd.DataFrame:
-    """One row a member that did not diverge: its configuration and status as in `result.summary`, then `measure(model)`.
+    """One row a member that did not diverge: configuration and status as in `result.summary`, then `measure(model)`.
 
     Keys of the configuration that `measure` gives too (a start that was learned: sigma2) get the suffix `_start`.
     """

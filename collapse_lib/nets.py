@@ -17,7 +17,7 @@ def mlp(widths: Sequence[int], *, activation: type[nn.Module] = nn.ReLU) -> nn.S
 
 
 def conv_encoder(shape: tuple[int, int, int], channels: Sequence[int], features: int, out: int) -> nn.Sequential:
-    """Flat images (batch, C H W) -> (batch, out): 4x4 convolutions of stride 2, an affine layer of `features`, an output.
+    """Flat images (batch, C H W) -> (batch, out): 4x4 convolutions of stride 2, a layer of `features`, an output.
 
     ReLU between them. Every convolution halves the image: (C, H, W) -> (channels[0], H/2, W/2) -> ... With shape
     (3, 64, 64), channels (32, 32, 64, 64) and 256 features it is the encoder of Higgins et al. 2017 (beta-VAE, CelebA).

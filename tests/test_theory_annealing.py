@@ -97,5 +97,5 @@ def test_errors() -> None:
         annealing.beta_optimum(diagonal(EIGENVALUES), 2, 0.0)
     with pytest.raises(ValueError, match="sigma2 must be positive"):
         annealing.beta_optimum(diagonal(EIGENVALUES), 2, 1.0, -1.0)
-    with pytest.raises(UnboundedLikelihoodError, match="nothing is left unexplained"):
+    with pytest.raises(UnboundedLikelihoodError, match="leave nothing unexplained"):
         annealing.beta_optimum(diagonal([*EIGENVALUES, 0.0, 0.0]), 6, 1.0)

@@ -18,7 +18,7 @@ Likelihood = Literal["bernoulli", "gaussian"]
 
 
 class GaussianVAE(nn.Module):
-    """`encoder` (batch, n) -> (batch, 2k), mean and log-variance heads side by side; `decoder` (batch, k) -> (batch, n).
+    """`encoder` (batch, n) -> (batch, 2k), mean and log-variance side by side; `decoder` (batch, k) -> (batch, n).
 
     `likelihood` is "bernoulli" (the decoder gives logits) or "gaussian" (it gives the mean; one observation variance
     `sigma2`, learned as log sigma2 or fixed).

@@ -65,7 +65,7 @@ def _best_sigma2(spectrum: Spectrum, leading: Tensor, beta: float) -> float:
         s = (spectrum.trace - sum(eigenvalues[:r])) / free
         if s <= 0 or r >= spectrum.rank:
             raise UnboundedLikelihoodError(
-                f"with {r} active latents nothing is left unexplained (rank S is {spectrum.rank}): sigma2 -> 0; take fewer"
+                f"{r} active latents leave nothing unexplained (rank S is {spectrum.rank}), so sigma2 -> 0; take fewer"
             )
         if (r == 0 or beta * s < eigenvalues[r - 1]) and (r == len(eigenvalues) or eigenvalues[r] <= beta * s):
             return s
