@@ -62,7 +62,7 @@ format: $(DEV)
 	$(PY) -m ruff format
 
 bench: $(BENCH)
-	set -e; for script in $(filter-out benchmarks/harness.py,$(wildcard benchmarks/*.py)); do $(PY) $$script; done
+	set -e; for script in $(filter-out benchmarks/harness.py benchmarks/peer.py,$(wildcard benchmarks/*.py)); do $(PY) $$script; done
 
 clean:
 	rm -rf build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache

@@ -16,6 +16,7 @@ from functools import partial
 
 import torch
 from harness import HEADER, Row, compare
+from peer import pythae_vae
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
@@ -25,33 +26,7 @@ from collapse_lib.objectives import SampledElbo
 from collapse_lib.sweeps import Sweep
 from collapse_lib.training import fit
 
-try:
-    from pythae.models import VAE, VAEConfig  # type: ignore
-    from pythae.models.base.base_utils import ModelOutput  # type: ignore
-    from pythae.models.nn import BaseDecoder, BaseEncoder  # type: ignore
-except ImportError as error:
-    raise SystemExit(f"these rows compare with pythae ({error}): pip install -e '.[bench]'") from None
-
 N_SAMPLES = 500
-
-
-class Encoder(BaseEncoder):
-    def __init__(self, net: nn.Module) -> None:
-        super().__init__()
-        self.net = net
-
-    def forward(self, x: Tensor) -> ModelOutput:
-        mean, log_var = self.net(x).chunk(2, -1)
-        return ModelOutput(embedding=mean, log_covariance=log_var)
-
-
-class Decoder(BaseDecoder):
-    def __init__(self, net: nn.Module) -> None:
-        super().__init__()
-        self.net = net
-
-    def forward(self, z: Tensor) -> ModelOutput:
-        return ModelOutput(reconstruction=self.net(z).sigmoid())
 
 
 class Tally:
@@ -81,8 +56,7 @@ def rows(side: int, hidden: tuple[int, ...], k: int, *, n_images: int, repeats: 
     model = fit(sweep, data, SampledElbo(), steps=300, batch_size=100, progress=False).model(0)
     assert isinstance(model, GaussianVAE)
     x = data[:n_images]
-    config = VAEConfig(input_dim=(side**2,), latent_dim=k, reconstruction_loss="bce")
-    pythae = VAE(config, Encoder(model.encoder), Decoder(model.decoder))
+    pythae = pythae_vae(model, side**2)
 
     def as_it_comes() -> float:
         return -pythae.get_nll(x, N_SAMPLES)

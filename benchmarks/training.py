@@ -13,7 +13,6 @@ from functools import partial
 
 import torch
 from harness import HEADER, Row, compare
-from torch import nn
 from torch.nn import functional as F
 
 from collapse_lib import data
@@ -30,31 +29,9 @@ from collapse_lib.transforms import flatten, scale
 
 def mnist_vae(repeats: int) -> Row:
     """One 784-500-500-50 Bernoulli VAE, batch 100, two epochs of MNIST, Adam 1e-3, against pythae's BaseTrainer."""
-    try:
-        from pythae.data.datasets import BaseDataset
-        from pythae.models import VAE, VAEConfig
-        from pythae.models.base.base_utils import ModelOutput
-        from pythae.models.nn import BaseDecoder, BaseEncoder
-        from pythae.trainers import BaseTrainer, BaseTrainerConfig
-    except ImportError as error:
-        raise SystemExit(f"this row compares with pythae ({error}): pip install -e '.[bench]'") from None
-
-    class Encoder(BaseEncoder):
-        def __init__(self, net: nn.Module) -> None:
-            super().__init__()
-            self.net = net
-
-        def forward(self, x: torch.Tensor) -> ModelOutput:
-            mean, log_var = self.net(x).chunk(2, -1)
-            return ModelOutput(embedding=mean, log_covariance=log_var)
-
-    class Decoder(BaseDecoder):
-        def __init__(self, net: nn.Module) -> None:
-            super().__init__()
-            self.net = net
-
-        def forward(self, z: torch.Tensor) -> ModelOutput:
-            return ModelOutput(reconstruction=self.net(z).sigmoid())
+    from peer import pythae_vae
+    from pythae.data.datasets import BaseDataset
+    from pythae.trainers import BaseTrainer, BaseTrainerConfig
 
     epochs, x = 2, flatten(scale(data.load("mnist").pixels))
     build = partial(GaussianVAE.mlp, 784, (500, 500), 50)
@@ -68,8 +45,7 @@ def mnist_vae(repeats: int) -> Row:
 
     def theirs() -> str:
         model = sweep.make(0)
-        config = VAEConfig(input_dim=(784,), latent_dim=50, reconstruction_loss="bce")
-        peer = VAE(config, Encoder(model.encoder), Decoder(model.decoder))
+        peer = pythae_vae(model, 784)
         quiet = io.StringIO()
         with (
             tempfile.TemporaryDirectory() as folder,

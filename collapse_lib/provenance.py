@@ -9,20 +9,19 @@ Nothing that names the machine, its user or its folders is looked at, so the out
 """
 
 import html
-import os
 import platform
-import subprocess
 import time
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from IPython.display import display
 
-import collapse_lib
+from collapse_lib import __version__
+from collapse_lib.checkout import library_commit
 from collapse_lib.data import ImageSet
 
 MIME = "application/vnd.collapse-lib.provenance+json"
@@ -46,37 +45,6 @@ def pick_device(name: str) -> torch.device:
             "use device 'cpu' or 'auto', or install a CUDA build of torch and a driver that fits it"
         )
     return torch.device("cuda" if usable else "cpu")
-
-
-class Commit(NamedTuple):
-    """The commit checked out and whether any file of the checkout differs from it."""
-
-    sha: str
-    dirty: bool
-
-
-def library_commit(folder: Path = Path(collapse_lib.__file__).parents[1]) -> Commit | None:
-    """The state of the checkout whose top is `folder`; None if it is not one (an installed library), or without git."""
-    found = _git(folder, "rev-parse", "--show-cdup", "HEAD")
-    if found is None:
-        return None
-    # A library installed inside somebody else's checkout has a way up to its top: that commit says nothing about us.
-    up, _, sha = found.rpartition("\n")
-    status = _git(folder, "status", "--porcelain")
-    return None if up or status is None else Commit(sha, dirty=bool(status))
-
-
-def _git(folder: Path, *arguments: str) -> str | None:
-    # Inside a git hook GIT_DIR and its like point elsewhere; without optional locks, notebooks can run side by side.
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
-    environment["GIT_OPTIONAL_LOCKS"] = "0"
-    try:
-        done = subprocess.run(
-            ["git", *arguments], cwd=folder, env=environment, capture_output=True, text=True, timeout=20, check=True
-        )
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return done.stdout.rstrip("\n")
 
 
 @dataclass(frozen=True)
@@ -144,7 +112,7 @@ def _duration(seconds: float) -> str:
 def _versions() -> dict[str, str]:
     versions = {
         "python": platform.python_version(),
-        "collapse_lib": collapse_lib.__version__,
+        "collapse_lib": __version__,
         "torch": torch.__version__,
     }
     for package in ("torchvision", "numpy"):

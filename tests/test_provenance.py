@@ -16,7 +16,8 @@ from IPython.core.formatters import DisplayFormatter
 
 import collapse_lib
 from collapse_lib import data, provenance
-from collapse_lib.provenance import Commit, DeviceError, cpu_name, library_commit, pick_device
+from collapse_lib.checkout import Commit, library_commit
+from collapse_lib.provenance import DeviceError, cpu_name, pick_device
 
 needs_git = pytest.mark.skipif(shutil.which("git") is None, reason="git is not installed")
 

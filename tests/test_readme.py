@@ -42,15 +42,14 @@ def publish(project: Papers, key: str, *, profile: str = "paper", more: str = ""
 
 
 def rows(project: Papers) -> list[list[str]]:
-    _, _, *lines = readme.coverage_table(project.root.parent).splitlines()
+    lines = readme.coverage_table(project.root.parent).splitlines()[4:]
     return [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines]
 
 
-def test_a_row_tells_document_figure_question_outcome_and_run(project):
+def test_a_row_tells_figure_question_outcome_and_run(project):
     publish(project, "one/fig_1", A_1=10, A_2=0.5)
     assert rows(project) == [
         [
-            "d ([R](u))",
             "[nothing](notebooks/one/fig_1.ipynb)",
             "Test of fig_1",
             "2 of 2",
@@ -58,6 +57,15 @@ def test_a_row_tells_document_figure_question_outcome_and_run(project):
             "paper, mnist",
         ]
     ]
+
+
+def test_each_document_has_a_table_of_its_own(project):
+    for key in ("one/fig_1", "two/fig_1", "one/fig_2"):
+        publish(project, key, A_1=10, A_2=0.5)
+    one, two = readme.coverage_table(project.root.parent).split("\n\n**")
+    assert one.startswith("**d** ([R](u))\n\n| Figure, notebook | Question |")
+    assert [part.count("](notebooks/") for part in (one, two)] == [2, 1]
+    assert "notebooks/two/fig_1.ipynb" in two
 
 
 @pytest.mark.parametrize(
@@ -73,12 +81,12 @@ def test_a_row_tells_document_figure_question_outcome_and_run(project):
 )
 def test_the_outcome_hides_nothing(project, run, outcome):
     publish(project, "one/fig_1", **run)
-    assert rows(project)[0][3:] == outcome
+    assert rows(project)[0][2:] == outcome
 
 
 def test_a_notebook_that_was_never_executed_claims_nothing(project):
     project.add("one/fig_1")
-    assert rows(project)[0][3:] == ["–", "not executed", "–"]
+    assert rows(project)[0][2:] == ["–", "not executed", "–"]
 
 
 def test_writing_freshens_and_a_changed_notebook_makes_it_stale(project, capsys):

@@ -140,7 +140,6 @@ def _run(
             given.profile,
             "cuda" if gpus else "cpu",
             _command(arguments),
-            given.notebooks,
             [_outcome(each, each.task.key in keys, ended) for each in planned],
             interrupted,
         )

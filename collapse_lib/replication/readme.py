@@ -1,4 +1,4 @@
-"""The README's table of what is replicated, written from paper.toml and the published notebooks.
+"""The README's tables of what is replicated, written from paper.toml and the published notebooks.
 
     python -m collapse_lib.replication.readme            # renews the table
     python -m collapse_lib.replication.readme --check    # exit status 1 if it is not what the notebooks say
@@ -14,13 +14,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from collapse_lib.ledger import ClaimError, LedgerRecord, read_ledger
-from collapse_lib.paper import Bibliography, load_paper
+from collapse_lib.paper import load_paper
 from collapse_lib.replication import catalogue, notebook_file
 
 BEGIN, END = "<!-- coverage:begin -->", "<!-- coverage:end -->"
 
 _COMMAND = "python -m collapse_lib.replication.readme"
-_HEADINGS = ("Document", "Figure, notebook", "Question", "Claims held", "Verdict", "Published run")
+_HEADINGS = ("Figure, notebook", "Question", "Claims held", "Verdict", "Published run")
 
 
 class ReadmeError(ValueError):
@@ -28,30 +28,27 @@ class ReadmeError(ValueError):
 
 
 def coverage_table(root: Path) -> str:
-    """The table in Markdown, one row a notebook below `root`/notebooks, with links relative to `root`.
+    """For each document its name and a table in Markdown, one row a notebook below `root`/notebooks, links from `root`.
 
     Raises CatalogueError if notebooks and entries do not fit together, ReadmeError for a ledger that cannot be read.
     """
-    documents: dict[Path, Bibliography] = {}
-    rows = [_HEADINGS, ("---",) * len(_HEADINGS)]
-    for notebook in catalogue.load(root / "notebooks"):
-        folder = notebook.path.parent
-        if folder not in documents:
-            documents[folder] = load_paper(folder / "paper.toml").paper
-        document = documents[folder]
-        try:
-            ledger = read_ledger(notebook_file.read(notebook.path))
-        except ClaimError as error:
-            raise ReadmeError(f"{notebook.path}: {error}") from error
-        rows.append(
-            (
-                f"{document.document} ({_link(document.reference, document.url)})",
-                _link(notebook.entry.replicates, notebook.path.relative_to(root).as_posix()),
-                notebook.entry.title,
-                *_outcome(ledger),
-            )
-        )
-    return "\n".join(f"| {' | '.join(map(_cell, row))} |" for row in rows)
+    notebooks = catalogue.load(root / "notebooks")
+    parts = []
+    for folder in dict.fromkeys(notebook.path.parent for notebook in notebooks):
+        document = load_paper(folder / "paper.toml").paper
+        rows = [_row(notebook, root) for notebook in notebooks if notebook.path.parent == folder]
+        table = [f"| {' | '.join(map(_cell, row))} |" for row in (_HEADINGS, ("---",) * len(_HEADINGS), *rows)]
+        parts.append("\n".join([f"**{document.document}** ({_link(document.reference, document.url)})", "", *table]))
+    return "\n\n".join(parts)
+
+
+def _row(notebook: catalogue.Notebook, root: Path) -> tuple[str, ...]:
+    try:
+        ledger = read_ledger(notebook_file.read(notebook.path))
+    except ClaimError as error:
+        raise ReadmeError(f"{notebook.path}: {error}") from error
+    figure = _link(notebook.entry.replicates, notebook.path.relative_to(root).as_posix())
+    return figure, notebook.entry.title, *_outcome(ledger)
 
 
 def renewed(readme: str, table: str) -> str:

@@ -6,7 +6,6 @@ import io
 import json
 import os
 import platform
-import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -18,6 +17,7 @@ import jinja2
 from markupsafe import Markup
 from rich.table import Table
 
+from collapse_lib.checkout import library_commit
 from collapse_lib.replication import display, notebook_file
 from collapse_lib.replication.folder import Folder
 from collapse_lib.replication.outcome import Failure, Outcome
@@ -35,7 +35,6 @@ class Report:
     profile: str
     device: str
     command: str
-    source: Path  # the folder of the notebooks
     outcomes: Sequence[Outcome]
     interrupted: bool = False
 
@@ -62,6 +61,7 @@ class Report:
         return table
 
     def to_json(self, root: Path, written: str) -> dict[str, Any]:
+        commit = library_commit()
         return {
             "format": "collapse-lib replication report",
             "version": VERSION,
@@ -71,7 +71,7 @@ class Report:
             "interrupted": self.interrupted,
             "provenance": {
                 "command": self.command,
-                "commit": _commit(self.source),
+                "commit": f"{commit.sha[:12]}{'-dirty' if commit.dirty else ''}" if commit else None,
                 "collapse_lib": version("collapse-lib"),
                 "python": platform.python_version(),
                 "torch": version("torch"),
@@ -130,21 +130,6 @@ def _failure_json(failure: Failure, root: Path) -> dict[str, Any]:
 
 def _relative(path: Path | None, root: Path) -> str | None:
     return None if path is None else Path(os.path.relpath(path, root)).as_posix()
-
-
-def _commit(folder: Path) -> str | None:
-    """The state of the sources, marked if it has changes; None outside a checkout."""
-    try:
-        done = subprocess.run(
-            ["git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=12"],
-            capture_output=True,
-            text=True,
-            check=True,
-            timeout=10,
-        )
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return done.stdout.strip()
 
 
 def _thumbnails(result: Path) -> list[str]:
