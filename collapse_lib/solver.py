@@ -1,7 +1,8 @@
 """Full-batch minimisation of any smooth function of named tensors, float64: for models small enough to be solved.
 
 Adam walks away from saddles, where a quasi-Newton method started at small random weights may rest; L-BFGS then
-converges to many digits. Where a loss is known in closed form from second moments, this finds its optimum without sampling.
+converges to many digits. Where a loss is known in closed form from second moments, this finds its
+optimum without sampling.
 """
 
 from collections.abc import Callable, Mapping
@@ -42,8 +43,8 @@ def minimise(
 
     L-BFGS runs up to `restarts` times, each with an empty memory of `memory` correction pairs and at most `iterations`
     iterations, until the largest gradient entry is below `gradient_tolerance`.
-    Raises ValueError for an empty start or counts that are not positive; FloatingPointError where the loss is not finite:
-    it is unbounded below, or a parameter left its domain (search its logarithm instead).
+    Raises ValueError for an empty start or counts that are not positive; FloatingPointError where the loss is not
+    finite: it is unbounded below, or a parameter left its domain (search its logarithm instead).
     """
     if not start:
         raise ValueError("start names no parameter")
