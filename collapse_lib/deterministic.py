@@ -7,6 +7,7 @@ p = rank S.
 """
 
 import time
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -31,6 +32,7 @@ class ProfileFit(NamedTuple):
     elbo: float  # nats per datum
     converged: bool  # the gradient tolerance was met before `iterations` ran out
     history: pd.DataFrame  # one row an iteration: iteration, elbo, log_sigma2, seconds
+    evaluations: pd.DataFrame  # one row an evaluation: iteration, then what `evaluate` returned
 
 
 def maximise_profile_elbo(
@@ -45,6 +47,8 @@ def maximise_profile_elbo(
     memory: int = 10,
     gradient_tolerance: float = 1e-7,
     target: float | None = None,
+    evaluate: Callable[[Tensor, float], Mapping[str, float]] | None = None,
+    evaluate_every: int = 1,
 ) -> ProfileFit:
     """Maximise ELBO*(W, sigma2) = LL(W, sigma2) - G(W, sigma2) (derived; see `theory.linear_vae`) by L-BFGS.
 
@@ -52,6 +56,7 @@ def maximise_profile_elbo(
     span of the data counts; sigma2 = tr S / n. With `sigma2` given it stays fixed.
     Stops after `iterations` (or 4 times as many evaluations), when the largest gradient entry is below
     `gradient_tolerance`, or once the ELBO reaches `target` (nats per datum). `memory` counts correction pairs.
+    `evaluate` sees W (n, k) and sigma2 after every `evaluate_every`-th iteration; its time counts in `seconds`.
 
     Errors: ValueError if k is outside 1..rank S - 1 (1..n for a given sigma2), or for a sigma2 or an iteration count
     that is not positive.
@@ -83,7 +88,12 @@ def maximise_profile_elbo(
         slope = 0.0 if fixed else -float(value.log_sigma2)
         return -float(value.elbo), np.append(-value.W.reshape(-1).numpy(), slope)
 
+    def decoder(vector: np.ndarray) -> tuple[Tensor, float]:
+        W = spectrum.eigenvectors[:, :p] @ torch.from_numpy(vector[:-1]).view(p, k)
+        return W, float(np.exp(vector[-1]))
+
     rows: list[dict[str, float]] = []
+    evaluated: list[dict[str, float]] = []
     begun = time.perf_counter()
 
     def record(intermediate_result: optimize.OptimizeResult) -> None:
@@ -91,6 +101,8 @@ def maximise_profile_elbo(
         rows.append(
             {"iteration": len(rows) + 1, "elbo": elbo, "log_sigma2": intermediate_result.x[-1], "seconds": seconds}
         )
+        if evaluate is not None and len(rows) % evaluate_every == 0:
+            evaluated.append({"iteration": len(rows), **evaluate(*decoder(intermediate_result.x))})
         if target is not None and elbo >= target:
             raise StopIteration
 
@@ -110,8 +122,7 @@ def maximise_profile_elbo(
                 "ftol": 0.0,
             },
         )
-    W = spectrum.eigenvectors[:, :p] @ torch.from_numpy(found.x[:-1]).view(p, k)
-    best = float(np.exp(found.x[-1]))
+    W, best = decoder(found.x)
     V, d = linear_vae.best_encoder(W, best)
     return ProfileFit(
         W,
@@ -122,4 +133,5 @@ def maximise_profile_elbo(
         -float(found.fun),
         bool(abs(found.jac).max() <= gradient_tolerance),
         pd.DataFrame(rows),
+        pd.DataFrame(evaluated),
     )

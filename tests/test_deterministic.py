@@ -9,7 +9,7 @@ from sklearn.decomposition import PCA
 
 from collapse_lib.deterministic import maximise_profile_elbo
 from collapse_lib.models.linear import AnalyticElbo, LinearVAE, Moments
-from collapse_lib.theory import ppca
+from collapse_lib.theory import linear_vae, ppca
 from collapse_lib.theory.spectrum import Spectrum, covariance_spectrum
 
 
@@ -69,6 +69,18 @@ def test_stops_at_the_target_and_repeats_itself(spectrum):
     assert a.elbo >= target
     assert (a.history.elbo[:-1] < target).all()
     assert torch.equal(a.W, b.W)
+
+
+def test_evaluations_see_the_decoder_of_their_iteration(spectrum):
+    def look(W: torch.Tensor, sigma2: float) -> dict[str, float]:
+        return {"sigma2": sigma2, "elbo": float(linear_vae.profile_elbo(W, sigma2, spectrum.covariance))}
+
+    fit = maximise_profile_elbo(spectrum, 3, iterations=11, evaluate=look, evaluate_every=5)
+    assert fit.evaluations.iteration.tolist() == [5, 10]
+    seen = fit.history.set_index("iteration").loc[[5, 10]]
+    np.testing.assert_allclose(fit.evaluations.elbo, seen.elbo, rtol=1e-12)
+    np.testing.assert_allclose(fit.evaluations.sigma2, np.exp(seen.log_sigma2), rtol=1e-12)
+    assert torch.equal(fit.W, maximise_profile_elbo(spectrum, 3, iterations=11).W)
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from torch import distributions
 
 from collapse_lib import objectives
 from collapse_lib.models.gaussian import GaussianVAE
-from collapse_lib.models.linear import AnalyticElbo, LinearVAE, Moments, ShortfallSplit
+from collapse_lib.models.linear import AnalyticElbo, ColumnAlignment, LinearVAE, Moments, ShortfallSplit
 from collapse_lib.nets import mlp
 from collapse_lib.objectives import Posterior, SampledElbo
 from collapse_lib.theory.spectrum import covariance_spectrum
@@ -181,3 +181,26 @@ def test_shortfall_split_reads_each_member_of_a_stack(linear):
         assert min(gaps) >= -1e-12
         assert split["log_sigma2"][member] == m.log_sigma2
     assert split["encoder"][1] < 1e-12 < split["encoder"][0]
+
+
+def test_column_alignment_reads_each_member_of_a_stack():
+    """Against scikit-learn's components: the optimum in another order and with other signs, and a rotated pair."""
+    x = normal(60, 5, seed=3) * torch.tensor([3.0, 2.0, 1.0, 0.5, 0.5])
+    pca = PCA(3, svd_solver="full").fit(x.numpy())
+    components = torch.from_numpy(pca.components_.T.copy())
+    optimum = components * torch.from_numpy(pca.explained_variance_ - pca.noise_variance_).sqrt()
+    sigma2, angle = pca.noise_variance_, 0.3
+    turned = optimum.clone()
+    turned[:, 0] = math.cos(angle) * optimum[:, 0] + math.sin(angle) * optimum[:, 1]
+    turned[:, 1] = math.cos(angle) * optimum[:, 1] - math.sin(angle) * optimum[:, 0]
+    state = {"W": torch.stack([optimum[:, [2, 0, 1]] * torch.tensor([-1.0, 1.0, -1.0]), turned])}
+    state["log_sigma2"] = torch.full((2,), math.log(sigma2))
+    found = ColumnAlignment(covariance_spectrum(x), 2)(state, 0)
+
+    np.testing.assert_allclose(found["cosine"][0], 1)
+    lengths = optimum.norm(dim=0)[:2].numpy()
+    first = math.cos(angle) * lengths / np.hypot(math.cos(angle) * lengths, math.sin(angle) * lengths[::-1])
+    np.testing.assert_allclose(found["cosine"][1], first.mean())
+    M = turned.T @ turned + sigma2 * torch.eye(3, dtype=torch.float64)
+    gap = 0.5 * (np.log(np.diag(M)).sum() - np.linalg.slogdet(M.numpy())[1])
+    np.testing.assert_allclose(found["rotation"].numpy(), [0, gap], atol=1e-12)

@@ -6,11 +6,11 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from theory_cases import diagonal
+from theory_cases import case, diagonal, rotation
 from torch import Tensor
 
 from collapse_lib.theory import landscape, linear_vae, ppca
-from collapse_lib.theory.spectrum import Spectrum
+from collapse_lib.theory.spectrum import Spectrum, covariance_spectrum, spectrum_of_covariance
 
 L10 = [5.0, 3.1, 2.2, 1.4, 1.1, 0.8, 0.5, 0.3, 0.1, 0.0]
 
@@ -103,8 +103,30 @@ def test_hessian_spectrum(used: tuple[int, ...], zeros: int, sigma2: float) -> N
     V, d = linear_vae.best_encoder(W, sigma2)
     start = torch.cat([W.flatten(), V.flatten(), d.log()])
     assert float(torch.autograd.functional.jacobian(full, start).abs().max()) < 1e-12
-    for eigenvalues in (likelihood, profile, hessian_eigenvalues(full, start)):
+    elbo = hessian_eigenvalues(full, start)
+    torch.testing.assert_close(
+        tuple(landscape.numerical_spectra(spectrum, used, zeros, sigma2)), (likelihood, profile, elbo)
+    )
+    for eigenvalues in (likelihood, profile, elbo):
         assert int((eigenvalues > 1e-8).sum()) == predicted.positive
+
+
+@pytest.mark.parametrize(("used", "zeros", "sigma2"), [((0, 2), 1, 0.6), ((1,), 0, 2.0), ((), 2, 0.4)])
+def test_stationary_decoder_is_one(used: tuple[int, ...], zeros: int, sigma2: float) -> None:
+    spectrum = spectrum_of_covariance(rotation(10, 3) @ torch.diag(torch.tensor(L10)).double() @ rotation(10, 3).T)
+    W = landscape.stationary_decoder(spectrum, used, zeros, sigma2)
+    torch.testing.assert_close(W, stationary(spectrum, used, zeros, sigma2))
+    assert float(ppca.loglik_grad(W, sigma2, spectrum.covariance).W.abs().max()) < 1e-12
+    value = ppca.loglik_dense(W, sigma2, spectrum.covariance)
+    assert float(value) == pytest.approx(ppca.stationary_value(spectrum, used, sigma2), rel=1e-12)
+
+
+def test_stationary_decoder_where_only_the_data_span_is_stored() -> None:
+    X = case(7, 2, 5, 0).X  # N < n: four eigenvalues that are not zero, five stored
+    spectrum = covariance_spectrum(X)
+    W = landscape.stationary_decoder(spectrum, (0, 1), 1, float(spectrum.eigenvalues[1]) / 2)
+    assert W.shape == (7, 3)
+    assert float(ppca.loglik_grad(W, float(spectrum.eigenvalues[1]) / 2, spectrum.covariance).W.abs().max()) < 1e-12
 
 
 def test_counting_ascent_directions() -> None:
@@ -142,6 +164,9 @@ def test_escape_rate_is_the_top_of_the_elbos_hessian(eigenvalue: float, sigma2: 
         (lambda: landscape.hessian_spectrum(diagonal([2.0, 1.0]), (0,), 2, 0.5), "k = 3 latents .* n = 2"),
         (lambda: landscape.hessian_spectrum(diagonal([2.0, 1.0]), (), 0, 0.5), "k = 0 latents"),
         (lambda: landscape.hessian_spectrum(diagonal([2.0, 1.0]), (1,), 0, 1.0), r"directions \[1\]"),
+        (lambda: landscape.stationary_decoder(diagonal([2.0, 1.0]), (0,), -1, 0.5), "zero_columns = -1 is negative"),
+        (lambda: landscape.stationary_decoder(diagonal([2.0, 1.0]), (0,), 2, 0.5), "k = 3 latents .* n = 2"),
+        (lambda: landscape.numerical_spectra(diagonal([2.0, 1.0]), (1,), 0, 1.0), r"directions \[1\]"),
     ],
 )
 def test_bad_input_says_what_is_wrong(call: Callable[[], object], text: str) -> None:

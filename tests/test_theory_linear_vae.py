@@ -276,6 +276,16 @@ def test_a_collapsed_column_matches_nothing() -> None:
     assert match.sign.tolist() == [1, 1]
 
 
+@given(st.integers(2, 6), st.integers(0, 2**32 - 1))
+def test_mutual_coherence_is_the_largest_cosine_of_two_columns(k: int, seed: int) -> None:
+    W = np.random.default_rng(seed).normal(size=(5, k))
+    pairs = [(W[:, i], W[:, j]) for i, j in permutations(range(k), 2)]
+    largest = max(abs(a @ b) / np.linalg.norm(a) / np.linalg.norm(b) for a, b in pairs)
+    assert alignment.mutual_coherence(W) == pytest.approx(largest)
+    assert alignment.mutual_coherence(3 * W[:, :1]) == 0
+    assert alignment.mutual_coherence(alignment.canonical_rotation(W[:, :4]).W) < 1e-7
+
+
 # Bad input ------------------------------------------------------------------------------------------------------------
 
 W3, V3, D2, S3, X3 = torch.ones(3, 2), torch.ones(2, 3), torch.ones(2), torch.eye(3), torch.ones(4, 3)

@@ -21,7 +21,7 @@ from collapse_lib.objectives import (
     gaussian_log_likelihood,
     linear_decoder_square_error,
 )
-from collapse_lib.theory import linear_vae
+from collapse_lib.theory import alignment, linear_vae
 from collapse_lib.theory.spectrum import Spectrum
 
 
@@ -172,3 +172,26 @@ class ShortfallSplit:
             for name in ("decoder", "rotation", "encoder")
         }
         return columns | {"log_sigma2": state["log_sigma2"]}
+
+
+@dataclass(frozen=True)
+class ColumnAlignment:
+    """An `evaluate` of `training.fit` for linear VAEs: are the columns of the decoder principal directions? In float64.
+
+    `rotation`: the rotation gap G in nats. `cosine`: mean |cos| of the first `n_directions` eigenvectors with columns
+    matched to them (`theory.alignment.match_columns`): 1 if all are found, in any order and with any sign. `of` is the
+    same for `deterministic.maximise_profile_elbo`. Raises ValueError if W has fewer columns than `n_directions`.
+    """
+
+    spectrum: Spectrum
+    n_directions: int
+
+    def of(self, W: Tensor, sigma2: Tensor | float) -> dict[str, float]:
+        """Both numbers of one decoder W (n, k)."""
+        match = alignment.match_columns(W, self.spectrum.eigenvectors[:, : self.n_directions])
+        return {"rotation": float(linear_vae.rotation_gap(W, sigma2)), "cosine": float(match.cosine.mean())}
+
+    def __call__(self, state: dict[str, Tensor], step: int) -> dict[str, Tensor]:
+        decoders = zip(state["W"].double().cpu(), state["log_sigma2"].double().cpu().exp(), strict=True)
+        members = [self.of(W, sigma2) for W, sigma2 in decoders]
+        return {name: torch.tensor([m[name] for m in members], dtype=torch.float64) for name in members[0]}

@@ -9,13 +9,14 @@ all: it is a LARGE s that stabilises collapse. Nats per image; derived, where no
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from collapse_lib.theory import _tensors as t
+from collapse_lib.theory import linear_vae, ppca
 from collapse_lib.theory._tensors import Array
 from collapse_lib.theory.ppca import used_mask
 from collapse_lib.theory.spectrum import Spectrum
@@ -42,6 +43,30 @@ class HessianSpectrum(NamedTuple):
         flat = self.radial.new_zeros(self.flat)
         parts = [self.zero_column.repeat(self.zero_columns), self.swing.flatten(), self.radial, self.shear, flat]
         return torch.cat(parts).sort().values
+
+
+class NumericalSpectra(NamedTuple):
+    """Eigenvalues of three Hessians at one point, each ascending; nats per image."""
+
+    loglik: Tensor  # (n k,) LL in W
+    profile: Tensor  # (n k,) ELBO at the best encoder, in W
+    elbo: Tensor  # (2 n k + k,) ELBO in W, V and log d, the encoder being the best one
+
+
+def stationary_decoder(spectrum: Spectrum, used: Iterable[int], zero_columns: int, sigma2: Array) -> Tensor:
+    """W (n, |A| + z): the columns sqrt(l_j - sigma2) u_j for j in A = `used` (indices from 0, in order), then z zeros.
+
+    A stationary point of LL and, with its best encoder, of the ELBO; its value is `ppca.stationary_value`.
+    Raises ValueError unless l_j > sigma2 on A and 1 <= |A| + z <= n. Tipping and Bishop (1999), appendix A.
+    """
+    variance = t.variance("sigma2", sigma2)
+    mask = used_mask(spectrum, used, float(variance))
+    if zero_columns < 0:
+        raise ValueError(f"zero_columns = {zero_columns} is negative")
+    t.latents(int(mask.sum()) + zero_columns, spectrum.n, least=1)
+    mask = mask[: len(spectrum.eigenvalues)]
+    columns = spectrum.eigenvectors[:, mask] * (spectrum.eigenvalues[mask] - variance).sqrt()
+    return torch.cat([columns, columns.new_zeros(spectrum.n, zero_columns)], 1)
 
 
 def curvature(eigenvalue: Array, sigma2: Array) -> Tensor:
@@ -117,6 +142,30 @@ def hessian_spectrum(spectrum: Spectrum, used: Iterable[int], zero_columns: int,
         shear=-(inside[i] + inside[j] - 2 * sigma2) / (inside[i] * inside[j]),
         zero_columns=zero_columns,
         flat=size * (size - 1) // 2 + zero_columns * size,
+    )
+
+
+def numerical_spectra(spectrum: Spectrum, used: Iterable[int], zero_columns: int, sigma2: Array) -> NumericalSpectra:
+    """What `hessian_spectrum` predicts, by brute force: automatic differentiation of LL and of both ELBOs.
+
+    LL goes through the dense n x n covariance. Meant for small n: the last Hessian has (2 n k + k)^2 entries.
+    Raises ValueError as `stationary_decoder` does.
+    """
+    sigma2, S = t.variance("sigma2", sigma2), spectrum.covariance
+    W = stationary_decoder(spectrum, used, zero_columns, sigma2)
+    V, d = linear_vae.best_encoder(W, sigma2)
+
+    def full(x: Tensor) -> Tensor:
+        w, v, log_d = x.split([W.numel(), V.numel(), len(d)])
+        return linear_vae.elbo(w.view_as(W), v.view_as(V), log_d.exp(), sigma2, S).elbo
+
+    def eigenvalues(value: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+        return torch.linalg.eigvalsh(torch.autograd.functional.hessian(value, x))
+
+    return NumericalSpectra(
+        eigenvalues(lambda w: ppca.loglik_dense(w.view_as(W), sigma2, S), W.flatten()),
+        eigenvalues(lambda w: linear_vae.profile_elbo(w.view_as(W), sigma2, S), W.flatten()),
+        eigenvalues(full, torch.cat([W.flatten(), V.flatten(), d.log()])),
     )
 
 
