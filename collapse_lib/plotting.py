@@ -143,16 +143,16 @@ def collapse_panels(
     *,
     predicted: Mapping[float, Any],
     reported: Mapping[float, Sequence[tuple[float, float]]],
-    columns: int = 4,
+    title: str = "σ² = {:g}",
 ) -> Figure:
     """One panel a sigma2: the share of latents that are (epsilon, delta)-collapsed against epsilon (Lucas et al. 2019).
 
     epsilon: (E,). `curves`: sigma2 -> label -> shares (member, E) or (E,). `predicted`: sigma2 -> shares (E,) of the
     optimal linear VAE. `reported`: sigma2 -> points (epsilon, share) of the document, none for some. Shares in [0, 1],
-    drawn in percent. Panels come in the order of `curves`.
+    drawn in percent. Panels come in the order of `curves`, up to four in a row.
     """
-    columns = min(columns, len(curves))
-    rows = -(-len(curves) // columns)
+    rows = -(-len(curves) // 4)
+    columns = -(-len(curves) // rows)
     size = (2.7 * columns, 2.1 * rows + 0.9)
     figure, axes = plt.subplots(rows, columns, figsize=size, sharex=True, sharey=True, squeeze=False)
     named: dict[str, Line2D] = {}
@@ -165,7 +165,7 @@ def collapse_panels(
             at, share = _array(points).T
             (line,) = ax.plot(at, 100 * share, "o", color=REPORTED.color, markersize=6, clip_on=False, zorder=3)
             named["report, read off"] = line
-        ax.set(title=f"σ² = {sigma2:g}", ylim=(-4, 104))
+        ax.set(title=title.format(sigma2), ylim=(-4, 104))
     for unused in axes.flat[len(curves) :]:
         unused.remove()
     for ax in axes.flat[len(curves) - columns : len(curves)]:
