@@ -93,6 +93,22 @@ def evaluate_members(result: FitResult, measure: Measure) -> pd.DataFrame:
     return kept.rename(columns=started).join(numbers)
 
 
+def late_change(frame: pd.DataFrame, column: str, *, tail: float = 0.1) -> pd.Series:
+    """How much `column` still moves at the end of training, one number a member (the index).
+
+    Its mean over the last `tail` of the steps less its mean over the `tail` before; zero where it is flat, and on a
+    straight line what it climbs in `tail` of the steps. frame: `history` or `evaluations` of a `FitResult`. Raises
+    ValueError unless both parts have rows.
+    """
+    steps = frame.groupby("member").step.transform("max")
+    late = frame[frame.step > (1 - tail) * steps].groupby("member")[column].mean()
+    earlier = frame[(frame.step > (1 - 2 * tail) * steps) & (frame.step <= (1 - tail) * steps)]
+    change = late - earlier.groupby("member")[column].mean()
+    if change.isna().any() or len(change) < frame.member.nunique():
+        raise ValueError(f"{column} has too few rows for a tail of {tail:g} of the steps: log or evaluate more often")
+    return change
+
+
 @dataclass(frozen=True, eq=False)
 class PerMember:
     """An `evaluate` of `training.fit` that runs `measure` on every member in turn; `template` is one of its models."""

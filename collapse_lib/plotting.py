@@ -10,12 +10,13 @@ allows no colour to have enough contrast with both; white prints without a tint 
 Every colour has a contrast of at least 3:1 with it and stays apart from the others without red or green receptors.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from os import PathLike
 from typing import Any, NamedTuple
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 from cycler import cycler
 from IPython import get_ipython
 from matplotlib.axes import Axes
@@ -41,6 +42,9 @@ TOTAL = Role("#4D4D4D", "-", 2.6)  # a sum, drawn with its terms
 # Members and sweeps, in order of appearance. With the roles, these are those of Okabe and Ito's colours that are dark
 # enough for lines on white, an indigo and a brown; a fifth that stays apart from all was not found, dashes follow.
 RUNS = ("#0072B2", "#CC79A7", "#332288", "#6B3D00")
+
+# The part of Matplotlib's plasma whose contrast with white is at least 3:1.
+_ORDERED = ("plasma", 0.6)
 
 _BACKGROUND = "#FFFFFF"
 _INK = "#222222"
@@ -115,6 +119,61 @@ def curve_with_band(ax: Axes, x: ArrayLike, values: Any, *, label: str, color: s
         sd = values.std(axis=0, ddof=1)
         ax.fill_between(x, mean - sd, mean + sd, color=line.get_color(), alpha=0.2, linewidth=0)
     return line
+
+
+def curves_by(ax: Axes, frame: pd.DataFrame, *, x: str, y: str, by: str, members: str = "seed") -> list[Line2D]:
+    """`curve_with_band` of column `y` over column `x` for each value of column `by`, smallest first, dark to light.
+
+    frame: one row a value of `by`, a member (column `members`) and an `x`. The labels are the values of `by`.
+    """
+    parts = [part for _, part in frame.groupby(by)]
+    colours = plt.get_cmap(_ORDERED[0])(np.linspace(0, _ORDERED[1], len(parts)))
+    lines = []
+    for part, colour in zip(parts, colours, strict=True):
+        values = part.pivot_table(index=members, columns=x, values=y, aggfunc="first")
+        line = curve_with_band(ax, values.columns, values, label=f"{part[by].iloc[0]:g}", color=colour)
+        line.set_linestyle("-")  # the order is in the colours; the style's cycle would dash the fifth
+        lines.append(line)
+    return lines
+
+
+def collapse_panels(
+    epsilon: ArrayLike,
+    curves: Mapping[float, Mapping[str, Any]],
+    *,
+    predicted: Mapping[float, Any],
+    reported: Mapping[float, Sequence[tuple[float, float]]],
+    title: str = "σ² = {:g}",
+) -> Figure:
+    """One panel a sigma2: the share of latents that are (epsilon, delta)-collapsed against epsilon (Lucas et al. 2019).
+
+    epsilon: (E,). `curves`: sigma2 -> label -> shares (member, E) or (E,). `predicted`: sigma2 -> shares (E,) of the
+    optimal linear VAE. `reported`: sigma2 -> points (epsilon, share) of the document, none for some. Shares in [0, 1],
+    drawn in percent. Panels come in the order of `curves`, up to four in a row.
+    """
+    rows = -(-len(curves) // 4)
+    columns = -(-len(curves) // rows)
+    size = (2.7 * columns, 2.1 * rows + 0.9)
+    figure, axes = plt.subplots(rows, columns, figsize=size, sharex=True, sharey=True, squeeze=False)
+    named: dict[str, Line2D] = {}
+    for ax, (sigma2, drawn) in zip(axes.flat, curves.items(), strict=False):
+        for label, shares in drawn.items():
+            named[label] = curve_with_band(ax, epsilon, 100 * _array(shares), label=label)
+        (line,) = ax.plot(_array(epsilon), 100 * _array(predicted[sigma2]), **THEORY._asdict())
+        named["optimal linear VAE"] = line
+        if points := reported.get(sigma2):
+            at, share = _array(points).T
+            (line,) = ax.plot(at, 100 * share, "o", color=REPORTED.color, markersize=6, clip_on=False, zorder=3)
+            named["report, read off"] = line
+        ax.set(title=title.format(sigma2), ylim=(-4, 104))
+    for unused in axes.flat[len(curves) :]:
+        unused.remove()
+    for ax in axes.flat[len(curves) - columns : len(curves)]:
+        ax.tick_params(labelbottom=True)
+        ax.set_xlabel("ε [nats]")
+    figure.supylabel("latents collapsed [%]", fontsize="medium")
+    figure.legend(named.values(), named.keys(), loc="outside lower center", ncols=len(named))
+    return figure
 
 
 def level_line(ax: Axes, y: float, label: str, *, role: Role = THEORY) -> Line2D:

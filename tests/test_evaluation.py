@@ -2,10 +2,11 @@
 
 from functools import partial
 
+import pandas as pd
 import pytest
 import torch
 
-from collapse_lib.evaluation import PerMember, evaluate_gaussian, evaluate_members, measure_gaussian
+from collapse_lib.evaluation import PerMember, evaluate_gaussian, evaluate_members, late_change, measure_gaussian
 from collapse_lib.models.gaussian import GaussianVAE
 from collapse_lib.models.linear import LinearVAE, Moments
 from collapse_lib.objectives import SampledElbo
@@ -87,6 +88,20 @@ def test_a_diverged_member_has_no_row(x: torch.Tensor) -> None:
     result = fit(sweep, x.float(), SampledElbo(), steps=5, progress=False)
     assert result.summary.status.tolist() == ["finished", "diverged"]
     assert evaluate_members(result, partial(measure_gaussian, x=x.float())).index.tolist() == [0]
+
+
+def test_what_still_moves_at_the_end() -> None:
+    """By hand: flat, a straight line (a tenth of its climb), and a member that stopped early."""
+    steps = list(range(0, 101, 5))
+    rows = [{"member": 0, "step": t, "elbo": 7.0} for t in steps] + [
+        {"member": 2, "step": t, "elbo": 3.0 * t} for t in steps
+    ]
+    rows += [{"member": 5, "step": t, "elbo": float(t > 45)} for t in steps if t <= 50]
+    change = late_change(pd.DataFrame(rows), "elbo")
+    assert change.index.tolist() == [0, 2, 5]
+    assert change.tolist() == pytest.approx([0.0, 30.0, 1.0])
+    with pytest.raises(ValueError, match=r"too few rows for a tail of 0\.01"):
+        late_change(pd.DataFrame(rows), "elbo", tail=0.01)
 
 
 def test_errors(x: torch.Tensor) -> None:

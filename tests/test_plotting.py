@@ -9,6 +9,7 @@ import matplotlib.pyplot as plt
 import nbclient
 import nbformat
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -18,7 +19,9 @@ from collapse_lib.plotting import (
     RUNS,
     THEORY,
     TOTAL,
+    collapse_panels,
     curve_with_band,
+    curves_by,
     gap_curves,
     image_grid,
     level_line,
@@ -154,6 +157,45 @@ def test_a_curve_ends_where_a_member_diverges(ax):
 def test_a_curve_of_the_wrong_shape(ax, values):
     with pytest.raises(ValueError, match=r"values must be \(member, step\) over x \(step,\); have .* and \(4,\)"):
         curve_with_band(ax, range(4), values, label="x")
+
+
+def test_a_curve_for_each_value_of_a_column_dark_to_light(ax):
+    rows = [(s, seed, t, 10 * s + seed + t) for s in (3.0, 0.3, 30.0) for seed in (0, 2) for t in (0, 5)]
+    frame = pd.DataFrame(rows, columns=["sigma2", "seed", "step", "elbo"])
+    lines = curves_by(ax, frame, x="step", y="elbo", by="sigma2")
+    assert [line.get_label() for line in lines] == ["0.3", "3", "30"]
+    np.testing.assert_allclose(lines[1].get_xydata(), [[0, 31], [5, 36]])  # the mean of seeds 0 and 2
+    assert len(ax.collections) == 3
+    many = pd.concat([frame.assign(sigma2=frame.sigma2 * scale) for scale in (1, 1e3)])
+    assert {line.get_linestyle() for line in curves_by(ax, many, x="step", y="elbo", by="sigma2")} == {"-"}
+    contrasts = [contrast(line.get_color(), "white") for line in lines]
+    assert contrasts == sorted(contrasts, reverse=True)
+    assert min(contrasts) >= 3
+
+
+@pytest.mark.parametrize(("panels", "across"), [(5, 3), (3, 3), (8, 4)])
+def test_collapse_curves_panel_by_panel(panels, across):
+    epsilon = [0.5, 1.0, 2.0]
+    sigma2s = [30.0, 10.0, 3.0, 1.0, 0.3, 0.1, 0.03, 0.01][:panels]
+    curves = {s: {"end": torch.tensor([[0.1, 0.2, 0.3], [0.3, 0.4, 0.5]]), "early": [0.0, 0.1, 0.2]} for s in sigma2s}
+    predicted = {s: torch.tensor([0.0, 0.5, 1.0]) for s in sigma2s}
+    figure = collapse_panels(
+        epsilon, curves, predicted=predicted, reported={30.0: [(0.5, 0.9), (2.0, 0.95)]}, title="from {:g}"
+    )
+    assert [ax.get_title() for ax in figure.axes] == [f"from {s:g}" for s in sigma2s]
+    assert figure.axes[0].get_gridspec().ncols == across
+    end, early, theory, dots = figure.axes[0].lines
+    np.testing.assert_allclose(end.get_ydata(), [20, 30, 40])
+    np.testing.assert_allclose(early.get_ydata(), [0, 10, 20])
+    np.testing.assert_allclose(theory.get_ydata(), [0, 50, 100])
+    assert (theory.get_color(), theory.get_linestyle()) == THEORY[:2]
+    np.testing.assert_allclose(dots.get_xydata(), [[0.5, 90], [2, 95]])
+    assert len(figure.axes[1].lines) == 3, "nothing reported, no points"
+    names = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert names == ["end", "early", "optimal linear VAE", "report, read off"]
+    figure.draw_without_rendering()
+    labelled = [bool(ax.xaxis.get_tick_params()["labelbottom"]) for ax in figure.axes]
+    assert sum(labelled) == across, "every column ends in an axis with numbers"
 
 
 @pytest.mark.parametrize("role", ROLES)
