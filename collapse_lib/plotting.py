@@ -145,7 +145,8 @@ def gap_curves(ax: Axes, x: ArrayLike, gaps: Mapping[str, Any], *, total: str) -
 def image_grid(ax: Axes, images: Any, *, columns: int = 10, limits: tuple[float, float] | None = None) -> AxesImage:
     """Images row by row in one picture, grey (N, H, W) or in colour (N, 3, H, W).
 
-    One scale for all: `limits`, else the least and greatest value, become black and white; in colour channel by channel.
+    One scale for all: `limits`, else the least and greatest value, become black and white, or no and full light of a
+    channel.
     """
     images = _array(images)
     colour = images.ndim == 4 and images.shape[1] == 3
