@@ -20,9 +20,9 @@ from collapse_lib.stacking import Evaluate, Members, Objective, Plan, Plateau, S
 from collapse_lib.sweeps import Schedule, Sweep
 
 # Multiply-adds of one member's objective up to which a CPU prefers a stack to a loop. Measured gains of the stack:
-# affine layers 2.4x at 3e5 (64-32-8), 1.5x at 7e6, 1.2x at 4e7, none at 1.4e8 (784-500-500-50, batch 100). Convolutions, which
-# vmap turns into grouped ones: 1.8x at 2e6, 1.5x at 1.5e7, 1.1x at 6e7 (64x64, channels 8, 8, 16, 16, batch 50), 0.8x at
-# 2e8, 0.6x at 1.9e9 (the net of Higgins et al. 2017, batch 100); 2 or 4 members, one thread.
+# affine layers 2.4x at 3e5 (64-32-8), 1.5x at 7e6, 1.2x at 4e7, none at 1.4e8 (784-500-500-50, batch 100);
+# convolutions, which vmap turns into grouped ones, 1.8x at 2e6, 1.5x at 1.5e7, 1.1x at 6e7 (64x64, channels 8, 8, 16,
+# 16, batch 50), 0.8x at 2e8, 0.6x at 1.9e9 (the net of Higgins et al. 2017, batch 100); 2 or 4 members, one thread.
 STACK_LIMIT = 2**26
 
 
