@@ -4,9 +4,10 @@
     x = flatten(scale(images.pixels))                  # collapse_lib.transforms
 
 Raw files are looked for in `root`, else in the folder that COLLAPSE_DATA names, then in `data/` of the cache folder,
-and are downloaded there as a last resort. The cache folder is COLLAPSE_CACHE, else the user's own cache folder.
-Every file is checked against a known sum before it is decoded, so a name always stands for the same pixels; no data
-set is ever replaced by another. Decoded tensors are kept in `decoded/` of the cache folder, never beside the raw data.
+and are downloaded there as a last resort (CelebA is not, for its terms; an error says how to get it). The cache folder
+is COLLAPSE_CACHE, else the user's own cache folder. Every file is checked against a known sum before it is decoded, so
+a name always stands for the same pixels (of CelebA, whose images have no sums, the same list of images); no data set is
+ever replaced by another. Decoded tensors are kept in `decoded/` of the cache folder, never beside the raw data.
 
     python -m collapse_lib.data NAME ...               # downloads and verifies, prints where the files are
 """
@@ -29,7 +30,7 @@ from torch import Tensor
 from collapse_lib import raw_data
 from collapse_lib.raw_data import DataError, Decoded, Decoder, Raw
 
-NAMES: tuple[str, ...] = ("digits", "mnist", "fashion_mnist", "omniglot", "olivetti")
+NAMES: tuple[str, ...] = ("digits", "mnist", "fashion_mnist", "omniglot", "olivetti", "celeba")
 
 # Part of the cache's key: raise it whenever a decoder of `raw_data` gives other tensors for the same raw files.
 _DECODERS_VERSION = 1
@@ -39,7 +40,7 @@ _DECODERS_VERSION = 1
 class ImageSet:
     """The first images of one split, in file order.
 
-    pixels: (N, H, W) uint8, ink or light = 255. labels: (N,) int64.
+    pixels: (N, H, W) uint8, in colour (N, 3, H, W), ink or light = 255. labels: (N,) int64.
     checksum: sha256 (hex) of the bytes of `pixels`, then of `labels`, of the WHOLE split, whatever N is.
     """
 
@@ -61,6 +62,7 @@ class _Source:
     licence: str
     files: Mapping[str, tuple[str, ...]]  # split -> raw files, relative to a data folder; none: embedded in a library
     decode: Decoder
+    by_hand: str = ""  # how to get the files, where they are not downloaded from here
 
 
 def _idx_files(folder: str) -> dict[str, tuple[str, ...]]:
@@ -69,6 +71,8 @@ def _idx_files(folder: str) -> dict[str, tuple[str, ...]]:
         for split, prefix in (("train", "train"), ("test", "t10k"))
     }
 
+
+_CELEBA = ("celeba/list_eval_partition.txt", "celeba/img_align_celeba")  # torchvision's layout
 
 _SOURCES = {
     "digits": _Source(
@@ -101,13 +105,26 @@ _SOURCES = {
         files={"train": ("olivetti/olivettifaces.mat",)},
         decode=raw_data.decode_olivetti,
     ),
+    "celeba": _Source(
+        source="Liu, Luo, Wang and Tang 2015, CelebA (CUHK), aligned; middle 148x148 at 64x64",
+        licence="non-commercial research only, by the agreement on its page",
+        files={"train": _CELEBA, "valid": _CELEBA, "test": _CELEBA},
+        decode=raw_data.decode_celeba,
+        by_hand=(
+            "It is not downloaded from here: its terms allow non-commercial research only. Get it into a folder F, by\n"
+            "  torchvision.datasets.CelebA(F, download=True)      (which needs the package gdown)\n"
+            "or from https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html: list_eval_partition.txt into F/celeba, and\n"
+            "img_align_celeba.zip unpacked there, as F/celeba/img_align_celeba/000001.jpg and so on.\n"
+            "Then set COLLAPSE_DATA to F."
+        ),
+    ),
 }
 
 
 def load(
     name: str, split: str = "train", n: int | None = None, *, root: str | Path | None = None, download: bool = True
 ) -> ImageSet:
-    """The first `n` images (default: all) of a split ("train" or "test") of one of `NAMES`, in file order.
+    """The first `n` images (default: all) of a split ("train", "test", ...) of one of `NAMES`, in file order.
 
     - digits: scikit-learn's 8x8 digits / 16, bilinear to 28x28 with half-pixel centres, times 255, rounded to uint8;
       train is the first 1500, test the last 297.
@@ -115,6 +132,8 @@ def load(
     - omniglot: sorted by path, ink = 255, 105x105 averaged over areas to 28x28 and rounded; train is the background set
       (19,280 drawings of 964 characters), test the evaluation set (13,180 of 659); labels count characters.
     - olivetti: 64x64, 40 people x 10; train only.
+    - celeba: in colour, the middle 148x148 of 178x218 at 64x64; 162,770 train, 19,867 valid, 19,962 test; labels are
+      the numbers in the file names. Decoded once, in minutes; the train split takes 2 GB of memory and of the cache.
 
     Raises ValueError for an unknown name or split and for `n` out of range; DataError for data that is missing, damaged
     or not to be fetched, and for a `root` or COLLAPSE_DATA that is no folder.
@@ -140,17 +159,21 @@ def load(
 def checksum(name: str, *, root: str | Path | None = None) -> str | None:
     """sha256 (hex) of the names and bytes of the raw files of all splits at hand; None if there are none.
 
-    Says which data a run would see without decoding or checking it: meant for the keys of caches.
+    Says which data a run would see without decoding or checking it: meant for the keys of caches. Of a folder of images
+    the names and sizes count.
     """
     source, digest = _source(name), hashlib.sha256()
-    found = False
+    found, seen = False, set()
     for split, files in source.files.items():
         if not files:
             digest.update(_content_sha256(source.decode(split, [])).encode())
             found = True
+        elif files in seen:  # splits of the same files
+            continue
         elif folder := raw_data.find(files, raw_data.search_folders(root)):
             digest.update(_raw_sha256(raw_data.read(folder, files)).encode())
             found = True
+        seen.add(files)
     return digest.hexdigest() if found else None
 
 
@@ -167,14 +190,16 @@ def _locate(name: str, split: str, root: str | Path | None, download: bool) -> P
     if folder := raw_data.find(files, folders):
         return folder
     reason = "no download was asked for"
-    if download:
+    if download and not source.by_hand:
         try:
             return raw_data.download(files, split, source.decode)
         except DataError as error:
             reason = str(error)
     looked = "\n".join(
-        f"  {folder}: no {', '.join(file for file in files if not (folder / file).is_file())}" for folder in folders
+        f"  {folder}: no {', '.join(file for file in files if not (folder / file).exists())}" for folder in folders
     )
+    if source.by_hand:
+        raise DataError(f"{name} ({split}) is not there; looked in\n{looked}\n{source.by_hand}")
     raise DataError(
         f"{name} ({split}) is not there; looked in\n{looked}\n  and {reason}\n"
         f"Get it on a machine with a network by `python -m collapse_lib.data {name}`, "
@@ -206,13 +231,16 @@ def _decode_cached(name: str, split: str, raw: Sequence[Raw]) -> tuple[Decoded, 
     path = raw_data.cache_folder() / "decoded" / f"{name}-{split}-v{_DECODERS_VERSION}-{_raw_sha256(raw)}.safetensors"
     if cached := _read_cache(path):
         return cached
+    source = _source(name)
     try:
-        decoded = _source(name).decode(split, raw)
+        decoded = source.decode(split, raw)
     except DataError as error:
-        raise DataError(
-            f"{error}. The file was left as it is; put a good copy in its place, "
-            f"or remove it and run `python -m collapse_lib.data {name}`."
-        ) from error
+        again = (
+            f".\n{source.by_hand}"
+            if source.by_hand
+            else f", or remove it and run `python -m collapse_lib.data {name}`."
+        )
+        raise DataError(f"{error}. The file was left as it is; put a good copy in its place{again}") from error
     content_sum = _content_sha256(decoded)
     _write_cache(path, decoded, content_sum)
     return decoded, content_sum
@@ -251,7 +279,7 @@ def _warn_uncached(folder: Path, reason: str) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Downloads what is missing, verifies all splits of the named data sets and prints where they are."""
+    """Downloads what is missing (if it may), verifies all splits of the named data sets and prints where they are."""
     parser = argparse.ArgumentParser(prog="python -m collapse_lib.data", description=main.__doc__)
     parser.add_argument("names", metavar="NAME", nargs="+", choices=NAMES, help=", ".join(NAMES))
     for name in parser.parse_args(arguments).names:
@@ -262,8 +290,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             except DataError as error:
                 print(error, file=sys.stderr)
                 return 1
-            height, width = images.pixels.shape[1:]
-            print(f"{name} {split}: {len(images)} images of {height}x{width}, sha256 {images.checksum}, from {where}")
+            shape = "x".join(map(str, images.pixels.shape[1:]))
+            print(f"{name} {split}: {len(images)} images of {shape}, sha256 {images.checksum}, from {where}")
     return 0
 
 

@@ -202,20 +202,27 @@ def gap_curves(ax: Axes, x: ArrayLike, gaps: Mapping[str, Any], *, total: str) -
 
 
 def image_grid(ax: Axes, images: Any, *, columns: int = 10, limits: tuple[float, float] | None = None) -> AxesImage:
-    """Images (N, H, W) row by row in one picture, on one grey scale: `limits`, else their least and greatest value."""
+    """Images row by row in one picture, grey (N, H, W) or in colour (N, 3, H, W).
+
+    One scale for all: `limits`, else the least and greatest value, become black and white, or no and full light of a
+    channel.
+    """
     images = _array(images)
-    if images.ndim != 3 or len(images) == 0:
-        raise ValueError(f"images must be (N, H, W) with N > 0; have {images.shape}")
+    colour = images.ndim == 4 and images.shape[1] == 3
+    if (images.ndim != 3 and not colour) or len(images) == 0:
+        raise ValueError(f"images must be (N, H, W) or (N, 3, H, W) with N > 0; have {images.shape}")
+    low, high = limits or (images.min(), images.max())
+    if colour:  # Matplotlib scales grey values only, and wants channels last
+        images = np.clip((np.moveaxis(images, 1, -1) - low) / (high - low), 0, 1)
     columns = min(columns, len(images))
     rows = -(-len(images) // columns)
     height, width = images.shape[1] + 1, images.shape[2] + 1
-    sheet = np.full((rows * height - 1, columns * width - 1), np.nan)
+    sheet = np.full((rows * height - 1, columns * width - 1, *images.shape[3:]), 1.0 if colour else np.nan)
     for index, image in enumerate(images):
         top, left = index // columns * height, index % columns * width
         sheet[top : top + height - 1, left : left + width - 1] = image
-    low, high = limits or (images.min(), images.max())
     ax.set_axis_off()
-    return ax.imshow(sheet, cmap="gray", vmin=low, vmax=high)
+    return ax.imshow(sheet) if colour else ax.imshow(sheet, cmap="gray", vmin=low, vmax=high)
 
 
 def matrix_map(ax: Axes, matrix: Any, *, label: str, limits: tuple[float, float] | None = None) -> AxesImage:

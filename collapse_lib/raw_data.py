@@ -1,7 +1,8 @@
 """Raw data files: where they lie, how they are fetched, how each format is checked and decoded.
 
-`collapse_lib.data` is the door to all this. A raw file is checked against a known sum before it is decoded, and nothing
-here ever writes to a file that is already there.
+`collapse_lib.data` is the door to all this. A raw file is checked against a known sum before it is decoded (CelebA's
+images, for which none is published one by one, against their list and size), and nothing here ever writes to a file
+that is already there.
 """
 
 import gzip
@@ -21,6 +22,8 @@ from filelock import FileLock
 from platformdirs import user_cache_path
 from torch import Tensor
 
+from collapse_lib.progress import Progress
+
 # sha256 of what these files hold (see `omniglot_pngs`, `decode_olivetti`): a repacked copy is as good as the first.
 CONTENT_SHA256 = {
     "omniglot-py/images_background.zip": "2a97a1b7cf1ce8a0652808ad5386ee4187fd5a695c02f7288868389720bd77f0",
@@ -34,15 +37,22 @@ class DataError(RuntimeError):
 
 
 class Raw(NamedTuple):
-    """One raw file, read once, so that the bytes which were checked are the bytes which are decoded."""
+    """One raw file, read once, so that the bytes which were checked are the bytes which are decoded.
+
+    A folder of many files counts as one: its content is their `listing`, and only decoding reads them.
+    """
 
     folder: Path
     file: str  # relative to the folder, as in `CONTENT_SHA256`
     content: bytes
 
+    @property
+    def path(self) -> Path:
+        return self.folder / self.file
+
 
 class Decoded(NamedTuple):
-    """pixels: (N, H, W) uint8, contiguous; labels: (N,) int64."""
+    """pixels: (N, H, W) uint8, in colour (N, 3, H, W), contiguous; labels: (N,) int64."""
 
     pixels: Tensor
     labels: Tensor
@@ -52,7 +62,16 @@ Decoder = Callable[[str, Sequence[Raw]], Decoded]  # (split, its raw files)
 
 
 def read(folder: Path, files: Sequence[str]) -> list[Raw]:
-    return [Raw(folder, file, (folder / file).read_bytes()) for file in files]
+    paths = [folder / file for file in files]
+    contents = (listing(path) if path.is_dir() else path.read_bytes() for path in paths)
+    return [Raw(folder, file, content) for file, content in zip(files, contents, strict=True)]
+
+
+def listing(folder: Path) -> bytes:
+    """Name and size of every file right below a folder, a line each, sorted by name."""
+    with os.scandir(folder) as entries:
+        lines = sorted(f"{entry.name}\t{entry.stat().st_size}\n" for entry in entries if entry.is_file())
+    return "".join(lines).encode()
 
 
 # Finding and fetching -------------------------------------------------------------------------------------------------
@@ -77,8 +96,8 @@ def search_folders(root: str | Path | None) -> list[Path]:
 
 
 def find(files: Sequence[str], folders: Sequence[Path]) -> Path | None:
-    """The first folder that has all of the files."""
-    return next((folder for folder in folders if all((folder / file).is_file() for file in files)), None)
+    """The first folder that has all of the files (or folders of files)."""
+    return next((folder for folder in folders if all((folder / file).exists() for file in files)), None)
 
 
 def download(files: Sequence[str], split: str, decode: Decoder) -> Path:
@@ -134,7 +153,7 @@ def origin(file: str) -> tuple[list[str], str | None]:
 
 
 def _damaged(raw: Raw, found: str, expected: str) -> DataError:
-    return DataError(f"{raw.folder / raw.file} is damaged or altered: it has {found}, expected {expected}")
+    return DataError(f"{raw.path} is damaged or altered: it has {found}, expected {expected}")
 
 
 def decode_digits(split: str, raw: Sequence[Raw]) -> Decoded:
@@ -224,3 +243,56 @@ def decode_olivetti(split: str, raw: Sequence[Raw]) -> Decoded:
         raise _damaged(file, found, expected)
     pixels = np.ascontiguousarray(faces.reshape(-1, 64, 64).transpose(0, 2, 1))
     return Decoded(torch.from_numpy(pixels), torch.arange(len(pixels)) // 10)
+
+
+_CELEBA_PARTS = {"train": "0", "valid": "1", "test": "2"}
+
+
+def decode_celeba(split: str, raw: Sequence[Raw]) -> Decoded:
+    """The list of partitions ("000001.jpg 0", one image a line) and the folder of aligned JPEGs: (N, 3, 64, 64).
+
+    Each image is cut to its middle 148x148 and made smaller as `celeba_face` says; labels are the numbers in the names.
+    The list's sum is torchvision's md5. No sums of single images are published: each must be there, decode, and measure
+    178x218. They are read one at a time.
+    """
+    from torchvision.datasets import CelebA
+
+    partition, folder = raw
+    found, expected = (
+        hashlib.md5(partition.content, usedforsecurity=False).hexdigest(),
+        next(md5 for _, md5, name in CelebA.file_list if name == Path(partition.file).name),
+    )
+    if found != expected:
+        raise _damaged(partition, f"md5 {found}", f"md5 {expected} (torchvision's list)")
+    if not folder.path.is_dir():
+        raise DataError(f"{folder.path} is no folder; the images belong into it, unpacked")
+    lines = (line.split() for line in partition.content.decode().splitlines())
+    names = [name for name, part in lines if part == _CELEBA_PARTS[split]]
+    there = {line.partition("\t")[0] for line in folder.content.decode().splitlines()}
+    if missing := [name for name in names if name not in there]:
+        raise DataError(f"{folder.path} lacks {len(missing)} of {len(names)} images, the first of them {missing[0]}")
+    pixels = np.empty((len(names), 3, 64, 64), dtype=np.uint8)
+    with Progress(len(names), f"decode CelebA, {split}") as bar:
+        for i, name in enumerate(names):
+            pixels[i] = celeba_face(folder.path / name)
+            bar.update(1)
+    return Decoded(torch.from_numpy(pixels), torch.tensor([int(Path(name).stem) for name in names]))
+
+
+def celeba_face(path: Path) -> np.ndarray:
+    """The middle 148x148 of a JPEG of 178x218, at 64x64: (3, 64, 64) uint8.
+
+    The crop and Pillow's bilinear filter, which averages over the area that a new pixel covers, are what torchvision's
+    CenterCrop(148) and Resize(64) do to an image; that papers on CelebA use them is recalled, not confirmed.
+    """
+    from PIL import Image
+
+    try:
+        with Image.open(path) as image:
+            size, whole = image.size, image.convert("RGB")
+    except Exception as error:  # on a broken file Pillow raises whatever its parser stumbles over
+        raise DataError(f"{path} is damaged: it cannot be decoded ({error})") from error
+    if size != (178, 218):
+        raise DataError(f"{path} is damaged or altered: it measures {size[0]}x{size[1]}, expected 178x218")
+    small = whole.crop((15, 35, 163, 183)).resize((64, 64), Image.Resampling.BILINEAR)
+    return np.asarray(small).transpose(2, 0, 1)

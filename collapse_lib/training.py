@@ -5,6 +5,7 @@ program from the member's own generators, in blocks whose size does not depend o
 elementwise; and a member that stops is cut out of the stack, never averaged with.
 """
 
+import copy
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
@@ -12,13 +13,16 @@ import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from collapse_lib.progress import Progress
 from collapse_lib.stacking import Evaluate, Members, Objective, Plan, Plateau, Streams
 from collapse_lib.sweeps import Schedule, Sweep
 
-# Multiply-adds (parameters x batch) a member and step up to which two cores prefer a stack to a loop. Measured gains:
-# 2.4x at 3e5 (64-32-8), 1.5x at 7e6, 1.2x at 4e7, no gain at 1.4e8 (784-500-500-50, batch 100).
+# Multiply-adds of one member's objective up to which a CPU prefers a stack to a loop. Measured gains of the stack:
+# affine layers 2.4x at 3e5 (64-32-8), 1.5x at 7e6, 1.2x at 4e7, none at 1.4e8 (784-500-500-50, batch 100);
+# convolutions, which vmap turns into grouped ones, 1.8x at 2e6, 1.5x at 1.5e7, 1.1x at 6e7 (64x64, channels 8, 8, 16,
+# 16, batch 50), 0.8x at 2e8, 0.6x at 1.9e9 (the net of Higgins et al. 2017, batch 100); 2 or 4 members, one thread.
 STACK_LIMIT = 2**26
 
 
@@ -73,7 +77,7 @@ def fit(
         without an `lr` of its own a group takes the member's.
     lr_schedule: a factor on every learning rate as a function of progress = step / steps.
     stack: True runs members of equal architecture as one program (`torch.func.vmap`), False one after the other; "auto"
-        stacks on a GPU, and on a CPU when a member is small. Results agree to rounding.
+        stacks on a GPU, and on a CPU when a member's step is small. Results agree to rounding.
     log_every: steps a row of the history; default one epoch, or SYNC_STEPS steps of full batch. The host waits for the
         device at whole rows, and not more often than every SYNC_STEPS steps.
     evaluate, evaluate_every: called at steps 0, evaluate_every, ... and after a member's last one, unless it diverged.
@@ -99,7 +103,8 @@ def fit(
     records = [_Record() for _ in models]
     with Progress(steps * len(sweep), f"fit {len(sweep)} member{'s' * (len(sweep) > 1)}", enabled=progress) as bar:
         for members in _equal_architectures(models):
-            together = _stacks(models[members[0]], len(members), run) if stack == "auto" else stack
+            numbers = sweep.numbers(members[0], 0.0)
+            together = _stacks(models[members[0]], len(members), numbers, run) if stack == "auto" else stack
             for part in [members] if together else [[i] for i in members]:
                 _train(part, [models[i] for i in part], sweep, run, records, bar)
     return _result(sweep, records, steps)
@@ -164,13 +169,23 @@ def _check_model(model: nn.Module) -> None:
             raise ValueError(f"{name} draws its own random numbers: take them from the objective's noise instead")
 
 
-def _stacks(model: nn.Module, members: int, run: Plan) -> bool:
+def _stacks(model: nn.Module, members: int, numbers: Mapping[str, float], run: Plan) -> bool:
     if members == 1 or any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in model.modules()):
         return False
-    if run.device.type != "cpu":
-        return True
-    batch = run.batch_size or len(run.data[0])
-    return sum(p.numel() for p in model.parameters()) * batch <= STACK_LIMIT
+    return run.device.type != "cpu" or _multiply_adds(model, numbers, run) <= STACK_LIMIT
+
+
+def _multiply_adds(model: nn.Module, numbers: Mapping[str, float], run: Plan) -> int:
+    """Of one evaluation of the objective, without its gradient: counted by doing it, since a convolution does more than
+    its weights tell.
+    """
+    size, dtype = run.batch_size or len(run.data[0]), next(model.parameters()).dtype
+    batch = run.data if run.batch_size is None else tuple(t[:size] for t in run.data)
+    noise = {name: torch.zeros(spec.shape, dtype=dtype) for name, spec in run.objective.noise(model, size).items()}
+    hyper = {name: torch.tensor(value, dtype=dtype) for name, value in numbers.items()}
+    with FlopCounterMode(display=False) as counter:
+        run.objective(copy.deepcopy(model), batch, noise, hyper)  # a copy: a forward pass may move buffers
+    return counter.get_total_flops() // 2
 
 
 def _train(

@@ -1,6 +1,7 @@
 """Transforms of image tensors that the documents use: pure functions, random only through their arguments.
 
-Pixels are uint8 (N, H, W) as `collapse_lib.data.load` gives them; everything else is floating point. A wrong dtype is a
+Pixels are uint8 (N, H, W) or, in colour, (N, 3, H, W), as `collapse_lib.data.load` gives them; everything else is
+floating point. A wrong dtype is a
 TypeError, a wrong shape a ValueError. Values are checked only by what runs once (`binarise_static`): a check of values
 waits for the device, and the others may stand in a training loop.
 """
@@ -41,6 +42,20 @@ def flatten(x: Tensor) -> Tensor:
     return x.reshape(len(x), -1)
 
 
+def pad(pixels: Tensor, multiple: int) -> Tensor:
+    """A border of zeros around images (..., H, W) of any dtype, so that both sides become multiples of `multiple`.
+
+    The least border that does it; where it is odd, the wider half comes last. A net of L convolutions of stride 2 wants
+    multiples of 2^L: with L = 3, 28x28 becomes 32x32, and 64x64 comes back as it is.
+    """
+    if pixels.ndim < 3 or multiple < 1:
+        raise ValueError(
+            f"pad needs images (N, H, W) or (N, C, H, W) and a positive multiple, got {_shape(pixels)} and {multiple}"
+        )
+    height, width = (-side % multiple for side in pixels.shape[-2:])
+    return torch.nn.functional.pad(pixels, (width // 2, width - width // 2, height // 2, height - height // 2))
+
+
 def centre(x: Tensor) -> Centred:
     """x - mean, where mean = 1/N sum_n x_n; x: (N, ...)."""
     _require_floating("centre", x)
@@ -71,13 +86,22 @@ def logit(y: Tensor, alpha: float) -> Tensor:
     log-Jacobian is added anywhere.
     """
     _require_floating("logit", y)
-    if not 0 < alpha < 0.5:
-        raise ValueError(f"logit needs 0 < alpha < 0.5, got alpha = {alpha}")
+    _require_alpha("logit", alpha)
     return torch.logit(alpha + (1 - 2 * alpha) * y)
 
 
+def unlogit(x: Tensor, alpha: float) -> Tensor:
+    """The y of which x is the `logit`, (sigmoid(x) - alpha) / (1 - 2 alpha); same shape and dtype.
+
+    What a model makes up may lie beyond the bounds of the logit, and then comes out a little below 0 or above 1.
+    """
+    _require_floating("unlogit", x)
+    _require_alpha("unlogit", alpha)
+    return (torch.sigmoid(x) - alpha) / (1 - 2 * alpha)
+
+
 def logit_preprocess(pixels: Tensor, alpha: float = 1e-6, seed: int = 0) -> Tensor:
-    """logit(dequantise(pixels, u), alpha), flattened: (N, H, W) uint8 -> (N, D) float64 on the device of the pixels.
+    """logit(dequantise(pixels, u), alpha), flattened: (N, ...) uint8 -> (N, D) float64 on the device of the pixels.
 
     The noise is `numpy.random.RandomState(seed).rand(N, D)`, a stream that numpy keeps for good, so that numbers
     computed from it can be compared exactly; the noise of the first images does not depend on N.
@@ -139,3 +163,8 @@ def _require_uint8(pixels: Tensor) -> None:
 def _require_floating(function: str, x: Tensor) -> None:
     if not x.is_floating_point():
         raise TypeError(f"{function} needs floating point values, got {_shape(x)}; `scale` turns pixels into them")
+
+
+def _require_alpha(function: str, alpha: float) -> None:
+    if not 0 < alpha < 0.5:
+        raise ValueError(f"{function} needs 0 < alpha < 0.5, got alpha = {alpha}")

@@ -24,6 +24,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from collapse_lib import data, raw_data
+from collapse_lib.replication import fingerprint
 
 MNIST_FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
 
@@ -83,6 +84,7 @@ class Fake:
     paper: dict[str, dict[str, np.ndarray]]  # archive -> path -> (105, 105), True = paper, not in the order of paths
     pngs: dict[str, dict[str, bytes]]
     faces: np.ndarray  # (20, 64, 64)
+    celeba: dict[str, list[str]]  # split -> names
 
     def path(self, name: str, split: str = "train") -> Path:
         return self.root / data._SOURCES[name].files[split][0]
@@ -92,7 +94,7 @@ class Fake:
 def fake(tmp_path, monkeypatch) -> Fake:
     """A data folder with every data set in miniature, the expected sums being those of the miniatures."""
     root, rng = tmp_path / "raw", np.random.default_rng(0)
-    made = Fake(root, {}, {}, {}, rng.integers(0, 256, (20, 64, 64), dtype=np.uint8))
+    made = Fake(root, {}, {}, {}, rng.integers(0, 256, (20, 64, 64), dtype=np.uint8), {})
     for seed, folder in enumerate(("MNIST", "FashionMNIST")):
         made.idx[folder], listed = write_idx(root, folder, seed)
         monkeypatch.setattr(getattr(torchvision.datasets, folder), "resources", listed)
@@ -116,7 +118,32 @@ def fake(tmp_path, monkeypatch) -> Fake:
     scipy.io.savemat(root / "olivetti/olivettifaces.mat", {"faces": columns, "p": np.zeros(3)})
     expected = hashlib.sha256(columns.tobytes(order="F")).hexdigest()
     monkeypatch.setitem(raw_data.CONTENT_SHA256, "olivetti/olivettifaces.mat", expected)
+    made.celeba = write_celeba(root, monkeypatch)
     return made
+
+
+def write_celeba(root: Path, monkeypatch, size: tuple[int, int] = (178, 218)) -> dict[str, list[str]]:
+    """Twelve coloured JPEGs and their list in torchvision's layout; returns the names by split."""
+    rng = np.random.default_rng(7)
+    folder = root / "celeba/img_align_celeba"
+    folder.mkdir(parents=True)
+    parts = [0, 1, 2, 0, 0, 2, 1, 0, 1, 2, 0, 1]
+    names = [f"{10 * i + 1:06}.jpg" for i in range(len(parts))]
+    for name in names:
+        coarse = Image.fromarray(rng.integers(0, 256, (9, 7, 3), dtype=np.uint8))
+        coarse.resize(size, Image.Resampling.BICUBIC).save(folder / name, "JPEG", quality=90)
+    write_celeba_list(root, "".join(f"{name} {part}\n" for name, part in zip(names, parts, strict=True)), monkeypatch)
+    return {
+        split: [name for name, part in zip(names, parts, strict=True) if part == code]
+        for code, split in enumerate(("train", "valid", "test"))
+    }
+
+
+def write_celeba_list(root: Path, text: str, monkeypatch) -> None:
+    """The list, and its md5 in torchvision's table."""
+    (root / "celeba/list_eval_partition.txt").write_text(text)
+    entry = ("id", hashlib.md5(text.encode()).hexdigest(), "list_eval_partition.txt")
+    monkeypatch.setattr(torchvision.datasets.CelebA, "file_list", [("id", "0" * 32, "img_align_celeba.zip"), entry])
 
 
 class Served(io.BytesIO):
@@ -250,6 +277,37 @@ def test_the_first_n_and_the_checksum_of_the_whole(fake, name, split):
     assert whole.licence
     assert len(repr(whole)) < 400  # no pixels
     assert len(data.load(name, split, len(whole), root=fake.root)) == len(whole)
+
+
+@pytest.mark.parametrize("split", ["train", "valid", "test"])
+def test_celeba_is_what_torchvision_makes_of_the_images(fake, split):
+    images = data.load("celeba", split, root=fake.root)
+    assert images.pixels.shape == (len(fake.celeba[split]), 3, 64, 64)
+    assert (images.pixels.dtype, images.labels.dtype) == (torch.uint8, torch.int64)
+    assert images.pixels.is_contiguous()
+    assert images.labels.tolist() == [int(name[:6]) for name in fake.celeba[split]]
+    theirs = torchvision.transforms.Compose(
+        [
+            torchvision.transforms.CenterCrop(148),
+            torchvision.transforms.Resize(64),
+            torchvision.transforms.PILToTensor(),
+        ]
+    )
+    for name, pixels in zip(fake.celeba[split], images.pixels, strict=True):
+        assert torch.equal(pixels, theirs(Image.open(fake.root / "celeba/img_align_celeba" / name)))
+
+
+def test_a_celeba_image_is_averaged_by_a_triangle_in_its_middle(tmp_path):
+    """By the definition of the filter, weights falling linearly to zero over 148/64 pixels to either side."""
+    values = np.random.default_rng(3).integers(0, 256, (218, 178, 3), dtype=np.uint8)
+    Image.fromarray(values).save(tmp_path / "x.png")  # without loss, so that the pixels are known
+    scale = 148 / 64
+    centres = (np.arange(64)[:, None] + 0.5) * scale - 0.5
+    weights = (1 - np.abs(np.arange(148) - centres) / scale).clip(min=0)
+    weights /= weights.sum(1, keepdims=True)
+    middle = values[35 : 35 + 148, 15 : 15 + 148].astype(float)
+    expected = np.einsum("ri,ijc,sj->crs", weights, middle, weights)
+    assert np.abs(raw_data.celeba_face(tmp_path / "x.png") - expected).max() < 1.01  # it rounds twice
 
 
 # Where files are looked for -------------------------------------------------------------------------------------------
@@ -448,6 +506,77 @@ def test_damage_inside_a_zip(fake):
         data.load("omniglot", root=fake.root)
 
 
+def celeba_error(fake: Fake, split: str = "train") -> str:
+    with pytest.raises(data.DataError) as error:
+        data.load("celeba", split, root=fake.root)
+    text = str(error.value)
+    for part in ("left as it is", "torchvision.datasets.CelebA(F, download=True)", "COLLAPSE_DATA"):
+        assert part in text
+    assert "python -m collapse_lib.data" not in text  # it would not fetch it
+    return text
+
+
+def test_missing_images_are_named(fake):
+    folder = fake.root / "celeba/img_align_celeba"
+    first, second, *_ = fake.celeba["train"]
+    for name in (second, first):
+        (folder / name).unlink()
+    assert f"{folder} lacks 2 of {len(fake.celeba['train'])} images, the first of them {first}" in celeba_error(fake)
+    assert len(data.load("celeba", "test", root=fake.root)) == len(fake.celeba["test"])  # another split is whole
+
+
+@pytest.mark.parametrize(
+    ("spoil", "says"),
+    [
+        (lambda path: path.write_bytes(path.read_bytes()[:-500]), "cannot be decoded (image file is truncated"),
+        (lambda path: path.write_bytes(b"<html>moved</html>"), "cannot be decoded (cannot identify image file"),
+        (lambda path: path.write_bytes(b""), "cannot be decoded (cannot identify image file"),
+        (lambda path: Image.new("RGB", (218, 178)).save(path), "measures 218x178, expected 178x218"),
+    ],
+    ids=["truncated", "page", "empty", "turned"],
+)
+def test_a_damaged_image_is_named(fake, spoil, says):
+    data.load("celeba", root=fake.root)  # a cache of the good images must not hide the damage
+    path = fake.root / "celeba/img_align_celeba" / fake.celeba["train"][2]
+    spoil(path)
+    text = celeba_error(fake)
+    assert str(path) in text
+    assert says in text
+
+
+def test_an_altered_list_of_celeba(fake):
+    path = fake.root / "celeba/list_eval_partition.txt"
+    path.write_text(path.read_text().replace("000001.jpg 0", "000001.jpg 2"))
+    text = celeba_error(fake)
+    assert (
+        f"{path} is damaged or altered: it has md5 {hashlib.md5(path.read_bytes()).hexdigest()}, expected md5" in text
+    )
+    assert {name: md5 for _, md5, name in torchvision.datasets.CelebA.file_list}[path.name] in text
+
+
+def test_celeba_images_left_in_a_file(fake):
+    folder = fake.root / "celeba/img_align_celeba"
+    shutil.rmtree(folder)
+    folder.write_bytes(b"a zip archive under the name of the folder")
+    assert f"{folder} is no folder; the images belong into it, unpacked" in celeba_error(fake)
+
+
+@pytest.mark.parametrize("gone", ["list_eval_partition.txt", "img_align_celeba"])
+def test_missing_celeba_says_how_to_get_it_and_asks_no_network(fake, gone, monkeypatch, capsys):
+    monkeypatch.setattr(urllib.request, "urlopen", lambda *args, **kwargs: pytest.fail("the network was asked"))
+    (fake.root / "celeba" / gone).rename(fake.root / "celeba/elsewhere")
+    monkeypatch.setenv("COLLAPSE_DATA", str(fake.root))
+    assert data.checksum("celeba") is None
+    with pytest.raises(data.DataError) as error:
+        data.load("celeba")
+    text = str(error.value)
+    assert f"celeba (train) is not there; looked in\n  {fake.root}: no celeba/{gone}\n" in text
+    for part in ("non-commercial", "https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html", "list_eval_partition.txt"):
+        assert part in text
+    assert data.main(["celeba"]) == 1
+    assert text in capsys.readouterr().err
+
+
 # The cache of decoded tensors -----------------------------------------------------------------------------------------
 
 
@@ -461,10 +590,11 @@ def cached_file(tmp_path: Path) -> Path:
     return path
 
 
-@pytest.mark.parametrize("name", FILE_SETS)
+@pytest.mark.parametrize("name", [*FILE_SETS, "celeba"])
 def test_the_second_load_does_not_decode(fake, name, tmp_path, monkeypatch):
     first = data.load(name, root=fake.root)
     forbid_decoding(monkeypatch, name)
+    monkeypatch.setattr(Image, "open", lambda *arguments: pytest.fail("an image was read"))
     second = data.load(name, root=fake.root)
     assert torch.equal(first.pixels, second.pixels)
     assert torch.equal(first.labels, second.labels)
@@ -566,6 +696,29 @@ def test_checksum_is_that_of_the_raw_files(fake, name, tmp_path, monkeypatch):
     assert len({data.checksum(other, root=fake.root) for other in data.NAMES}) == len(data.NAMES)
 
 
+def test_the_checksum_of_celeba_is_that_of_its_list_and_of_the_names_and_sizes(fake, tmp_path, monkeypatch):
+    """No image is read for it, however many there are; any change of the folder counts."""
+    monkeypatch.setattr(Image, "open", lambda *arguments: pytest.fail("an image was read"))
+    before = data.checksum("celeba", root=fake.root)
+    assert fingerprint.data("celeba") is None
+    moved = shutil.copytree(fake.root, tmp_path / "moved")
+    monkeypatch.setenv("COLLAPSE_DATA", str(moved))
+    assert data.checksum("celeba") == fingerprint.data("celeba") == before
+    partition, folder = moved / "celeba/list_eval_partition.txt", moved / "celeba/img_align_celeba"
+    image = folder / fake.celeba["valid"][0]
+    content = image.read_bytes()
+    sums = {before}
+    for change in (
+        lambda: partition.write_text(partition.read_text() + "000112.jpg 0\n"),
+        lambda: image.write_bytes(content + b"x"),
+        lambda: image.rename(folder / "000002.jpg"),
+        lambda: (folder / "000002.jpg").unlink(),
+    ):
+        change()
+        sums.add(data.checksum("celeba"))
+    assert len(sums) == 5
+
+
 def test_digits_always_have_a_checksum():
     assert data.checksum("digits") == data.checksum("digits")
     assert len(data.checksum("digits")) == 64
@@ -603,6 +756,16 @@ def test_command_fetches_verifies_and_tells_where(fake, tmp_path, monkeypatch, c
     assert data.main(["mnist", "olivetti", "digits"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 5
+    monkeypatch.setenv("COLLAPSE_DATA", str(fake.root))
+    assert data.main(["celeba"]) == 0
+    in_colour = capsys.readouterr().out.splitlines()
+    assert [line.partition(",")[0] for line in in_colour] == [
+        "celeba train: 5 images of 3x64x64",
+        "celeba valid: 4 images of 3x64x64",
+        "celeba test: 3 images of 3x64x64",
+    ]
+    assert all(line.endswith(f"from {fake.root}") for line in in_colour)
+    monkeypatch.delenv("COLLAPSE_DATA")
     checksum = data.load("mnist", "test").checksum
     assert lines[1] == f"mnist test: 4 images of 28x28, sha256 {checksum}, from {tmp_path / 'cache' / 'data'}"
     assert lines[2].startswith("olivetti train: 20 images of 64x64")

@@ -240,9 +240,22 @@ def test_images_in_rows(ax):
     assert image_grid(ax, images).get_array().shape == (2, 5 * 4 - 1)  # fewer images than columns
 
 
-@pytest.mark.parametrize("shape", [(2, 3), (0, 2, 2), (1, 1, 2, 2)])
+@pytest.mark.parametrize("limits", [None, (10, 200)])
+def test_images_in_colour(ax, limits):
+    """Channel by channel the grey grid, scaled to 0..1 and white between the images."""
+    images = np.random.default_rng(0).integers(0, 256, (3, 3, 4, 5))
+    shown = image_grid(ax, images, columns=2, limits=limits).get_array()
+    low, high = limits or (images.min(), images.max())
+    assert shown.shape == (2 * 5 - 1, 2 * 6 - 1, 3)
+    for channel in range(3):
+        grey = np.ma.filled(image_grid(ax, images[:, channel], columns=2).get_array(), np.nan)
+        expected = np.nan_to_num(((grey - low) / (high - low)).clip(0, 1), nan=1.0)
+        np.testing.assert_allclose(shown[..., channel], expected)
+
+
+@pytest.mark.parametrize("shape", [(2, 3), (0, 2, 2), (1, 1, 2, 2), (0, 3, 2, 2), (1, 3, 2, 2, 2)])
 def test_images_of_the_wrong_shape(ax, shape):
-    with pytest.raises(ValueError, match=r"images must be \(N, H, W\) with N > 0"):
+    with pytest.raises(ValueError, match=r"images must be \(N, H, W\) or \(N, 3, H, W\) with N > 0"):
         image_grid(ax, np.zeros(shape))
 
 

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from collapse_lib import training
 from collapse_lib.models.gaussian import GaussianVAE
 from collapse_lib.models.linear import AnalyticElbo, LinearVAE, Moments
 from collapse_lib.objectives import NoiseSpec, SampledElbo
@@ -183,6 +184,53 @@ def test_any_part_of_a_sweep_equals_the_whole(members, batch_size, log_every):
     whole, part = run(sweep, stack=True), run(sweep[members], stack=True)
     for place, member in enumerate(members):
         assert_same_state(part.states[place], whole.states[member])
+
+
+CONV = partial(GaussianVAE.conv, (1, 8, 8), (2,), 4, 2, likelihood="gaussian")
+# Weights times the places where they are used: a convolution 1 -> 2 channels to 4x4, 32-4-4; 2-4-32, its mirror image.
+CONV_WORK = (4 * 4 * 2 * 16 + 32 * 4 + 4 * 4) + (2 * 4 + 4 * 32 + 4 * 4 * 2 * 16)
+MLP = partial(GaussianVAE.mlp, 64, (5,), 3, likelihood="gaussian")
+MLP_WORK = (64 * 5 + 5 * 6) + (3 * 5 + 5 * 64)
+
+
+@pytest.mark.parametrize(
+    ("build", "n_samples", "work"), [(CONV, 1, CONV_WORK), (MLP, 1, MLP_WORK), (MLP, 3, MLP_WORK + 2 * (15 + 320))]
+)
+def test_a_cpu_stacks_members_by_the_work_of_a_step(monkeypatch, build, n_samples, work):
+    """Multiply-adds counted by hand, batch and samples included; a limit just below them is a loop."""
+    run = partial(quiet, Sweep.grid(build, seed=[0, 1], lr=1e-2), torch.randn(9, 64), SampledElbo(n_samples), steps=2)
+    for batch_size in (5, None):
+        monkeypatch.setattr(training, "STACK_LIMIT", work * (batch_size or 9))
+        assert run(batch_size=batch_size).summary.stacked.all()
+        monkeypatch.setattr(training, "STACK_LIMIT", work * (batch_size or 9) - 1)
+        assert not run(batch_size=batch_size).summary.stacked.any()
+
+
+class Counting(Square):
+    """Its buffer counts the forward passes, as a running mean or a power iteration would."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("passes", torch.zeros((), dtype=torch.float64))
+
+    def forward(self) -> torch.Tensor:
+        self.passes += 1
+        return self.w
+
+
+class CountingProbe(Probe):
+    reads = frozenset()
+
+    def noise(self, model: nn.Module, batch_size: int) -> dict[str, NoiseSpec]:
+        return {}
+
+    def __call__(self, model, data, noise, hyper) -> Terms:
+        return Terms(model().square(), *[data[0].mean()] * 3)
+
+
+def test_measuring_the_work_leaves_no_trace():
+    result = quiet(Sweep.grid(Counting, seed=[0, 1], lr=0.1), torch.ones(4), CountingProbe(), steps=3)
+    assert [int(state["passes"]) for state in result.states] == [3, 3]
 
 
 def test_members_of_different_architecture_share_a_sweep(x):

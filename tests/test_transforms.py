@@ -33,6 +33,32 @@ def test_flatten_is_row_by_row(pixels):
     assert all(flat[i, r * w + c] == pixels[i, r, c] for i in range(n) for r in range(h) for c in range(w))
 
 
+@given(images, st.integers(1, 8))
+def test_pad_is_the_least_border_that_divides(pixels, multiple):
+    """By writing the images into the middle of zeros; whatever comes before them, H and W are the last two axes."""
+    n, h, w = pixels.shape
+    padded = transforms.pad(pixels, multiple)
+    height, width = padded.shape[1:]
+    assert (height % multiple, width % multiple) == (0, 0)
+    assert 0 <= height - h < multiple
+    assert 0 <= width - w < multiple
+    expected = np.zeros((n, height, width), dtype=np.uint8)
+    top, left = (height - h) // 2, (width - w) // 2
+    expected[:, top : top + h, left : left + w] = pixels.numpy()
+    np.testing.assert_array_equal(padded, expected)
+    colour = transforms.pad(pixels[:, None].expand(n, 3, h, w), multiple)
+    assert torch.equal(colour, padded[:, None].expand(n, 3, height, width))
+
+
+def test_pad_of_digits_and_faces():
+    digits = data.load("digits", n=2).pixels
+    padded = transforms.pad(digits, 8)
+    assert padded.shape == (2, 32, 32)
+    assert padded.dtype == torch.uint8
+    assert torch.equal(padded[:, 2:30, 2:30], digits)
+    assert torch.equal(transforms.pad(torch.ones(1, 64, 64), 16), torch.ones(1, 64, 64))
+
+
 def test_centre():
     x = torch.tensor([[1.0, 10.0], [3.0, 40.0], [5.0, 10.0]])
     centred = transforms.centre(x)
@@ -58,6 +84,14 @@ def test_logit_is_inverted_by_the_logistic_function(pixels, alpha, seed):
     np.testing.assert_allclose((expit(x.numpy()) - alpha) / (1 - 2 * alpha), y, atol=1e-12 / (1 - 2 * alpha))
     assert x.abs().max() <= math.log((1 - alpha) / alpha)
     np.testing.assert_allclose(transforms.logit(1 - y, alpha), -x, atol=1e-9)
+
+
+@given(images, alphas, seeds)
+def test_unlogit_undoes_logit(pixels, alpha, seed):
+    y = transforms.dequantise(pixels, torch.from_numpy(np.random.default_rng(seed).random(pixels.shape)))
+    back = transforms.unlogit(transforms.logit(y, alpha), alpha)
+    np.testing.assert_allclose(back, y, atol=1e-9)
+    assert transforms.unlogit(torch.tensor([-99.0, 99.0]), 0.05).tolist() == pytest.approx([-0.05 / 0.9, 0.95 / 0.9])
 
 
 def test_logit_at_its_ends():
@@ -155,6 +189,7 @@ def test_errors_tell_dtypes_and_shapes():
         transforms.centre,
         lambda p: transforms.dequantise(p, p),
         lambda p: transforms.logit(p, 0.1),
+        lambda p: transforms.unlogit(p, 0.1),
         lambda p: transforms.binarise_static(p, 0),
         lambda p: transforms.binarise_dynamic(p, x),
         lambda p: transforms.binarise_dynamic(x, p),
@@ -169,12 +204,16 @@ def test_errors_tell_dtypes_and_shapes():
             call(torch.zeros(3))
     with pytest.raises(ValueError, match=r"N >= 1 .* got torch.float32 \(0, 3\)"):
         transforms.centre(torch.zeros(0, 3))
+    for wrong in (torch.zeros(4, 4), 4), (x, 0):
+        with pytest.raises(ValueError, match=r"pad needs images .* got torch.float32 \(.*4, 4\) and"):
+            transforms.pad(*wrong)
     for wrong in ((2, 16), (2, 5, 4), (2, 4, 5), (2, 1, 4, 4)):
         with pytest.raises(ValueError, match=r"needs images \(N, H, W\) with even H and W, got torch.float32 \(2, "):
             transforms.quadrants(torch.zeros(wrong))
     for alpha in (0.0, 0.5, -0.1, math.nan):
-        with pytest.raises(ValueError, match=r"0 < alpha < 0\.5, got alpha"):
-            transforms.logit(x, alpha)
+        for call in (transforms.logit, transforms.unlogit):
+            with pytest.raises(ValueError, match=r"0 < alpha < 0\.5, got alpha"):
+                call(x, alpha)
     for value in (-0.1, 1.1, math.nan):
         with pytest.raises(ValueError, match=r"needs values in \[0, 1\]"):
             transforms.binarise_static(torch.full((2, 2), value), 0)
