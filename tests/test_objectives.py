@@ -112,6 +112,20 @@ def test_tied_start_has_the_best_encoder(linear):
     np.testing.assert_allclose(model.log_sigma2.exp().item(), Moments.of(x).covariance.trace() / 7)
 
 
+def test_the_optimum_has_scikit_learns_likelihood_and_no_gradient(linear):
+    _, x = linear
+    model = LinearVAE.at_optimum(covariance_spectrum(x), 3)
+    assert model.W.dtype == torch.float64
+    pca = PCA(3, svd_solver="full").fit(x.numpy())
+    covariance = pca.get_covariance() * (len(x) - 1) / len(x)
+    best = -0.5 * (7 * math.log(2 * math.pi) + np.linalg.slogdet(covariance)[1] + 7)
+    elbo = AnalyticElbo()(model, Moments.of(x), {}, {}).elbo
+    np.testing.assert_allclose(elbo.item(), best, rtol=1e-12)
+    for gradient in torch.autograd.grad(elbo, list(model.parameters())):
+        assert gradient.abs().max() < 1e-11
+    assert not LinearVAE.at_optimum(covariance_spectrum(x), 3, learn_sigma2=False).log_sigma2.requires_grad
+
+
 def test_normal_start_draws_in_the_order_of_the_report():
     torch.manual_seed(0)
     log_d, V, mu, W = torch.randn(3), torch.randn(7, 3) / math.sqrt(7), torch.randn(7), torch.randn(3, 7) / math.sqrt(3)
