@@ -36,7 +36,7 @@ class GradientNoise(NamedTuple):
 def gradient_noise(W: Array, V: Array, d: Array, sigma2: Array, mu: Array, X: Array) -> GradientNoise:
     """Noise of each entry of the gradient, one sample an image, averaged over the N images of X (N, n).
 
-    With e the noise of an image, r = a - B e its residual and Q = W^T B, the entries, and s^2 times their variances, are
+    With e the noise of an image, r = a - B e its residual and Q = W^T B, the entries, and s^2 times their variances:
 
     W_pj        r_p z_j / s                      a_p^2 d_j - 2 a_p m_j d_j W_pj + m_j^2 |b_p|^2 + d_j (|b_p|^2 + B_pj^2)
     V_jp        y_p (W^T r)_j / s                y_p^2 |Q_j|^2
