@@ -129,3 +129,21 @@ class SampledElbo:
         posterior = model.encode(x)
         log_likelihood = model.log_likelihood(x, reparameterise(posterior, noise["eps"]))
         return elbo_terms(log_likelihood, gaussian_kl(posterior), hyper.get("beta", 1.0))
+
+
+@torch.no_grad()
+def single_sample_elbos(model: GaussianLatentModel, x: Tensor, *, draws: int, seed: int) -> Tensor:
+    """`draws` single-sample ELBOs of every datum, KL in closed form: `x` (N, n) -> (draws, N), nats.
+
+    What `SampledElbo` averages over a batch, kept apart, with noise from `seed` on the CPU; the posterior's log_var may
+    be shared by all data. Raises ValueError if draws < 1.
+    """
+    if draws < 1:
+        raise ValueError(f"draws must be at least 1, got {draws}")
+    posterior, generator = model.encode(x), torch.Generator().manual_seed(seed)
+    shape = (len(x), model.n_latents)
+    values = []
+    for _ in range(draws):  # one at a time: all at once would hold draws x N x n numbers
+        eps = torch.randn(shape, generator=generator, dtype=x.dtype).to(x.device)
+        values.append(model.log_likelihood(x, reparameterise(posterior, eps)))
+    return torch.stack(values) - gaussian_kl(posterior)

@@ -112,6 +112,33 @@ def test_tied_start_has_the_best_encoder(linear):
     np.testing.assert_allclose(model.log_sigma2.exp().item(), Moments.of(x).covariance.trace() / 7)
 
 
+def test_single_sample_elbos_scatter_about_the_exact_elbo_of_each_datum(linear):
+    model, x = linear
+    draws = 4000
+    values = objectives.single_sample_elbos(model, x, draws=draws, seed=0)
+    assert values.shape == (draws, len(x))
+    with torch.no_grad():
+        exact = model.elbo(x)
+    assert ((values.mean(0) - exact).abs() < 5 * values.std(0) / math.sqrt(draws)).all()
+    assert abs(values.mean(1).mean() - exact.mean()) < 4 * values.mean(1).std() / math.sqrt(draws)
+    assert torch.equal(values[:3], objectives.single_sample_elbos(model, x, draws=3, seed=0))
+    assert not torch.equal(values[:3], objectives.single_sample_elbos(model, x, draws=3, seed=1))
+
+
+def test_the_optimum_has_scikit_learns_likelihood_and_no_gradient(linear):
+    _, x = linear
+    model = LinearVAE.at_optimum(covariance_spectrum(x), 3)
+    assert model.W.dtype == torch.float64
+    pca = PCA(3, svd_solver="full").fit(x.numpy())
+    covariance = pca.get_covariance() * (len(x) - 1) / len(x)
+    best = -0.5 * (7 * math.log(2 * math.pi) + np.linalg.slogdet(covariance)[1] + 7)
+    elbo = AnalyticElbo()(model, Moments.of(x), {}, {}).elbo
+    np.testing.assert_allclose(elbo.item(), best, rtol=1e-12)
+    for gradient in torch.autograd.grad(elbo, list(model.parameters())):
+        assert gradient.abs().max() < 1e-11
+    assert not LinearVAE.at_optimum(covariance_spectrum(x), 3, learn_sigma2=False).log_sigma2.requires_grad
+
+
 def test_normal_start_draws_in_the_order_of_the_report():
     torch.manual_seed(0)
     log_d, V, mu, W = torch.randn(3), torch.randn(7, 3) / math.sqrt(7), torch.randn(7), torch.randn(3, 7) / math.sqrt(3)
@@ -154,6 +181,7 @@ def test_gaussian_vae_shapes_and_likelihood(likelihood):
         (lambda: GaussianVAE.mlp(4, (3,), 2, likelihood="poisson"), "must be"),
         (lambda: GaussianVAE.mlp(4, (3,), 2, sigma2=0.0), "must be positive"),
         (lambda: GaussianVAE.mlp(4, (3,), 2, learn_sigma2=True), "no sigma2 to learn"),
+        (lambda: objectives.single_sample_elbos(None, normal(2, 3), draws=0, seed=0), "draws must be at least 1"),
         (lambda: mlp([4]), "at least an input and an output width"),
     ],
 )

@@ -21,7 +21,7 @@ from collapse_lib.objectives import (
     gaussian_log_likelihood,
     linear_decoder_square_error,
 )
-from collapse_lib.theory import alignment, linear_vae
+from collapse_lib.theory import alignment, linear_vae, ppca
 from collapse_lib.theory.spectrum import Spectrum
 
 
@@ -94,6 +94,16 @@ class LinearVAE(nn.Module):
         M = W.mT @ W + sigma2 * torch.eye(k, dtype=S.dtype)
         V = torch.linalg.solve(M, W.mT)
         return cls(W, V, (sigma2 / M.diagonal()).log(), mean.clone(), float(sigma2.log()), learn_sigma2=learn_sigma2)
+
+    @classmethod
+    def at_optimum(cls, spectrum: Spectrum, k: int, *, learn_sigma2: bool = True) -> "LinearVAE":
+        """The global optimum of the ELBO on data with this spectrum, float64: `ppca.mle` and its best encoder.
+
+        Raises `ppca.UnboundedLikelihoodError` if k >= rank S.
+        """
+        best = ppca.mle(spectrum, k)
+        V, d = linear_vae.best_encoder(best.W, best.sigma2)
+        return cls(best.W, V, d.log(), best.mu.clone(), math.log(best.sigma2), learn_sigma2=learn_sigma2)
 
     def encode(self, x: Tensor) -> Posterior:
         """q(z|x) for `x` (batch, n): mean (batch, k); log_var (k,), the same for every datum."""
