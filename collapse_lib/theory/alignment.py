@@ -70,3 +70,12 @@ def match_columns(W: Array, reference: Array) -> ColumnMatch:
     order = torch.as_tensor(columns, device=W.device)
     paired = cosine[torch.as_tensor(rows, device=W.device), order]
     return ColumnMatch(order, torch.where(paired < 0, -1.0, 1.0).to(paired), paired.abs().clamp_max(1))
+
+
+def mutual_coherence(W: Array) -> float:
+    """Largest |cos| between two different columns of W (p, k), in [0, 1]: zero iff W^T W is diagonal.
+
+    A zero column has cosine 0 with everything; 0 for a single column. The name is that of sparse coding.
+    """
+    columns = torch.nn.functional.normalize(t.array("W", W, "p, k"), dim=0)
+    return float((columns.T @ columns).fill_diagonal_(0).abs().max().clamp_max(1))
