@@ -1,9 +1,9 @@
-"""The deterministic way to train a linear VAE: L-BFGS on the profile ELBO, full batch, float64.
+"""The deterministic way to train linear models: L-BFGS on second moments, full batch, float64.
 
-For a given decoder the best encoder is known (`theory.linear_vae.best_encoder`), so only (W, log sigma2) is searched,
-with the analytic gradient. The search runs in the eigenbasis of S, restricted to the span of the centred data: an exact
-change of variables (every optimum has its W there, and L-BFGS does not see rotations) that makes a step cost p k^2,
-p = rank S.
+Linear VAE: for a given decoder the best encoder is known (`theory.linear_vae.best_encoder`), so only (W, log sigma2) is
+searched, with the analytic gradient. The search runs in the eigenbasis of S, restricted to the span of the centred
+data: an exact change of variables (every optimum has its W there, and L-BFGS does not see rotations) that makes a step
+cost p k^2, p = rank S. The linear autoencoder is trained in the same way, for comparison.
 """
 
 import time
@@ -14,9 +14,9 @@ import numpy as np
 import pandas as pd
 import torch
 from scipy import optimize
-from threadpoolctl import threadpool_limits
 from torch import Tensor
 
+from collapse_lib.solver import lbfgs
 from collapse_lib.theory import linear_vae
 from collapse_lib.theory.spectrum import Spectrum
 
@@ -106,22 +106,14 @@ def maximise_profile_elbo(
         if target is not None and elbo >= target:
             raise StopIteration
 
-    # SciPy's own threads wait for work in a busy loop and take the cores from torch, which does the arithmetic.
-    with threadpool_limits(1, user_api="blas"):
-        found = optimize.minimize(
-            negative,
-            np.append(W0.reshape(-1).numpy(), log_sigma2),
-            jac=True,
-            method="L-BFGS-B",
-            callback=record,
-            options={
-                "maxiter": iterations,
-                "maxfun": 4 * iterations,
-                "maxcor": memory,
-                "gtol": gradient_tolerance,
-                "ftol": 0.0,
-            },
-        )
+    found = lbfgs(
+        negative,
+        np.append(W0.reshape(-1).numpy(), log_sigma2),
+        iterations=iterations,
+        memory=memory,
+        gradient_tolerance=gradient_tolerance,
+        callback=record,
+    )
     W, best = decoder(found.x)
     V, d = linear_vae.best_encoder(W, best)
     return ProfileFit(
@@ -135,3 +127,65 @@ def maximise_profile_elbo(
         pd.DataFrame(rows),
         pd.DataFrame(evaluated),
     )
+
+
+class AutoencoderFit(NamedTuple):
+    """Linear autoencoder xhat = mu + decoder encoder (x - mu). float64, full size."""
+
+    decoder: Tensor  # (n, k)
+    encoder: Tensor  # (k, n)
+    mu: Tensor  # (n,)
+    error: float  # E ||x - xhat||^2, summed over dimensions, mean over data
+    converged: bool  # the gradient tolerance was met before `iterations` ran out
+    history: pd.DataFrame  # one row an iteration: iteration, error
+
+
+def fit_linear_autoencoder(
+    spectrum: Spectrum,
+    k: int,
+    *,
+    seed: int = 0,
+    iterations: int = 500,
+    weight_std: float | None = None,
+    memory: int = 10,
+    gradient_tolerance: float = 1e-7,
+) -> AutoencoderFit:
+    """Minimise the reconstruction error of a linear autoencoder by L-BFGS; nothing in it is orthogonal by design.
+
+    With D (p, k), E (k, p) in the eigenbasis of S:
+        error = tr S - 2 sum( D * (S E^T) ) + sum( (D^T D) * (E S E^T) )
+        d/dD  = 2 [ D (E S E^T) - S E^T ],    d/dE = 2 [ (D^T D) E - D^T ] S
+    Its minima are D = U_k T, E = T^-1 U_k^T for any invertible T, with error sum_{j>k} l_j (Baldi and Hornik 1989);
+    every other stationary point is a saddle. Start: D and E ~ N(0, weight_std^2) (default n^-1/2) from `seed`. Stops as
+    `maximise_profile_elbo` does. Errors: ValueError if k is outside 1..rank S or an iteration count is not positive.
+    """
+    n, p = spectrum.n, spectrum.rank
+    if not 1 <= k <= p:
+        raise ValueError(f"k must be between 1 and {p}, the rank of S, got {k}")
+    if iterations < 1:
+        raise ValueError(f"iterations must be at least 1, got {iterations}")
+    eigenvalues, trace = spectrum.eigenvalues[:p], spectrum.trace
+    std = n**-0.5 if weight_std is None else weight_std
+    start = std * torch.randn(2, p, k, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+    def error(vector: np.ndarray) -> tuple[float, np.ndarray]:
+        D, Et = torch.from_numpy(vector).view(2, p, k)
+        SEt, gram = eigenvalues[:, None] * Et, D.T @ D
+        code = Et.T @ SEt
+        value = trace - 2 * (D * SEt).sum() + (gram * code).sum()
+        gradient = 2 * torch.stack([D @ code - SEt, eigenvalues[:, None] * (Et @ gram - D)])
+        return float(value), gradient.reshape(-1).numpy()
+
+    errors: list[float] = []
+    found = lbfgs(
+        error,
+        start.reshape(-1).numpy(),
+        iterations=iterations,
+        memory=memory,
+        gradient_tolerance=gradient_tolerance,
+        callback=lambda intermediate_result: errors.append(float(intermediate_result.fun)),
+    )
+    D, Et = spectrum.eigenvectors[:, :p] @ torch.from_numpy(found.x).view(2, p, k)
+    history = pd.DataFrame({"iteration": range(1, len(errors) + 1), "error": errors})
+    converged = bool(abs(found.jac).max() <= gradient_tolerance)
+    return AutoencoderFit(D, Et.T, spectrum.mu, float(found.fun), converged, history)

@@ -19,6 +19,38 @@ Loss = Callable[[dict[str, Tensor]], Tensor]
 """Named parameters -> a scalar."""
 
 
+def lbfgs(
+    with_gradient: Callable[[np.ndarray], tuple[float, np.ndarray]],
+    start: np.ndarray,
+    *,
+    iterations: int,
+    memory: int,
+    gradient_tolerance: float,
+    callback: Callable[[optimize.OptimizeResult], None],
+) -> optimize.OptimizeResult:
+    """SciPy's L-BFGS-B on a vector, from a function that gives value and gradient.
+
+    Stops after `iterations` (or 4 times as many evaluations), when the largest gradient entry is below
+    `gradient_tolerance`, or when `callback` (its argument must be called `intermediate_result`) raises StopIteration.
+    """
+    # SciPy's own threads wait for work in a busy loop and take the cores from torch, which does the arithmetic.
+    with threadpool_limits(1, user_api="blas"):
+        return optimize.minimize(
+            with_gradient,
+            start,
+            jac=True,
+            method="L-BFGS-B",
+            callback=callback,
+            options={
+                "maxiter": iterations,
+                "maxfun": 4 * iterations,
+                "maxcor": memory,
+                "gtol": gradient_tolerance,
+                "ftol": 0.0,
+            },
+        )
+
+
 class Minimum(NamedTuple):
     """Parameters in the shapes of the start, float64 and detached."""
 
@@ -80,26 +112,17 @@ def minimise(
         return float(current.detach()), gradient.numpy()
 
     point = vector.detach().numpy()
-    options = {
-        "maxiter": iterations,
-        "maxfun": 4 * iterations,
-        "maxcor": memory,
-        "gtol": gradient_tolerance,
-        "ftol": 0.0,
-    }
-    # SciPy's own threads wait for work in a busy loop and take the cores from torch, which does the arithmetic.
-    with threadpool_limits(1, user_api="blas"):
-        for _ in range(restarts):
-            found = optimize.minimize(
-                with_gradient,
-                point,
-                jac=True,
-                method="L-BFGS-B",
-                callback=lambda intermediate_result: rows.append(("lbfgs", len(rows), float(intermediate_result.fun))),
-                options=options,
-            )
-            point, converged = found.x, bool(abs(found.jac).max() <= gradient_tolerance)
-            if converged:
-                break
+    for _ in range(restarts):
+        found = lbfgs(
+            with_gradient,
+            point,
+            iterations=iterations,
+            memory=memory,
+            gradient_tolerance=gradient_tolerance,
+            callback=lambda intermediate_result: rows.append(("lbfgs", len(rows), float(intermediate_result.fun))),
+        )
+        point, converged = found.x, bool(abs(found.jac).max() <= gradient_tolerance)
+        if converged:
+            break
     history = pd.DataFrame(rows, columns=["phase", "iteration", "loss"])
     return Minimum(named(torch.from_numpy(point)), float(found.fun), converged, history)

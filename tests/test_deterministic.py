@@ -7,7 +7,8 @@ import pytest
 import torch
 from sklearn.decomposition import PCA
 
-from collapse_lib.deterministic import maximise_profile_elbo
+from collapse_lib.deterministic import fit_linear_autoencoder, maximise_profile_elbo
+from collapse_lib.metrics import principal_angles
 from collapse_lib.models.linear import AnalyticElbo, LinearVAE, Moments
 from collapse_lib.theory import linear_vae, ppca
 from collapse_lib.theory.spectrum import Spectrum, covariance_spectrum
@@ -109,3 +110,39 @@ def test_a_start_is_where_it_starts(x, spectrum):
     np.testing.assert_allclose(again.elbo, optimum.loglik, rtol=1e-12)
     with pytest.raises(ValueError, match=r"start must be \(9, 3\), got \(3, 9\)"):
         maximise_profile_elbo(spectrum, 3, start=optimum.W.T)
+
+
+# ---- the linear autoencoder ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_the_linear_autoencoder_finds_the_subspace_of_pca_and_not_its_directions(x, spectrum, seed):
+    found = fit_linear_autoencoder(spectrum, 3, seed=seed)
+    pca = PCA(3, svd_solver="full").fit(x.numpy())
+    back = pca.inverse_transform(pca.transform(x.numpy()))
+    np.testing.assert_allclose(found.error, np.square(x.numpy() - back).sum(1).mean(), rtol=1e-9)
+    assert float(principal_angles(found.decoder, torch.from_numpy(pca.components_.T))[0]) < 1e-5
+    np.testing.assert_allclose(found.mu + (x - found.mu) @ found.encoder.T @ found.decoder.T, back, atol=1e-5)
+    assert found.converged
+    assert found.history.error.is_monotonic_decreasing
+    # any invertible T will do: nothing makes the columns orthogonal
+    columns = torch.nn.functional.normalize(found.decoder, dim=0)
+    assert (columns.T @ columns).fill_diagonal_(0).abs().max() > 0.1
+    torch.testing.assert_close(found.encoder @ found.decoder, torch.eye(3).double(), atol=1e-5, rtol=0)
+
+
+def test_the_autoencoder_has_the_error_it_claims_on_the_way(x, spectrum):
+    found = fit_linear_autoencoder(spectrum, 3, iterations=4)
+    back = found.mu + (x - found.mu) @ found.encoder.T @ found.decoder.T
+    np.testing.assert_allclose(found.error, (x - back).square().sum(1).mean(), rtol=1e-12)
+    assert len(found.history) == 4
+    assert not found.converged
+    assert torch.equal(found.decoder, fit_linear_autoencoder(spectrum, 3, iterations=4).decoder)
+
+
+def test_bad_arguments_of_the_autoencoder(spectrum):
+    assert fit_linear_autoencoder(spectrum, 8).error == pytest.approx(0, abs=1e-6)  # the whole span: no error
+    with pytest.raises(ValueError, match="between 1 and 8, the rank of S, got 9"):
+        fit_linear_autoencoder(spectrum, 9)
+    with pytest.raises(ValueError, match="at least 1, got 0"):
+        fit_linear_autoencoder(spectrum, 2, iterations=0)
