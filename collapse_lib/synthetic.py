@@ -25,17 +25,20 @@ def shared_factors(n: int, p: int, noise_stds: Sequence[float], *, factors: int,
     return Pairs(F @ a + 0.5 * noise_x, F @ b + noise_y * torch.tensor(noise_stds, dtype=torch.float64))
 
 
-def correlated(n: int, dim: int, rho: float, *, seed: int) -> Pairs:
-    """y ~ N(0, I), x = rho y + sqrt(1 - rho^2) noise: every x_i has correlation rho with y_i, others none; float64.
+def correlated(n: int, dim: int, rho: float | Sequence[float], *, seed: int) -> Pairs:
+    """y ~ N(0, I), x = rho y + sqrt(1 - rho^2) noise: x_i has correlation rho with y_i and none with others; float64.
 
-    For many data the residual of y after regression on x has second moments (1 - rho^2) I. The same seed gives the same
-    y and noise for every rho (Dang et al., ICLR 2024, section 5).
+    rho: one number, or one a coordinate. For many data the residual of y after regression on x has second moments
+    diag(1 - rho^2). The same seed gives the same y and noise for every rho (Dang et al., ICLR 2024, appendix).
     """
-    if abs(rho) > 1:
+    rhos = torch.tensor([rho] * dim if isinstance(rho, float | int) else list(rho), dtype=torch.float64)
+    if rhos.shape != (dim,):
+        raise ValueError(f"rho must be one number or one a coordinate, {dim} of them; got {tuple(rhos.shape)}")
+    if bool((rhos.abs() > 1).any()):
         raise ValueError(f"rho = {rho} is a correlation: it must lie in -1..1")
     generator = torch.Generator().manual_seed(seed)
     y, noise = _normal(generator, n, dim), _normal(generator, n, dim)
-    return Pairs(rho * y + (1 - rho**2) ** 0.5 * noise, y)
+    return Pairs(rhos * y + (1 - rhos.square()).sqrt() * noise, y)
 
 
 def _normal(generator: torch.Generator, *shape: int) -> Tensor:

@@ -122,6 +122,13 @@ def test_moments_whitening_and_regression(seed: int) -> None:
     torch.testing.assert_close(white.T @ white / len(white), torch.eye(3, dtype=torch.float64))
 
 
+def test_a_target_that_the_input_determines_leaves_nothing() -> None:
+    x, _ = pairs(0)
+    moments = cvae_moments(x, x @ normal(5, 3, 4))
+    assert moments.residual.eigenvalues.tolist() == [0, 0, 0, 0]
+    assert reduce_cvae(moments, 2).dropped == 0
+
+
 def test_inputs_that_depend_on_each_other_leave_the_residual_alone() -> None:
     x, y = pairs(0)
     wide = torch.cat([x, x[:, :1] - x[:, 1:2], torch.zeros(len(x), 1, dtype=torch.float64)], 1)

@@ -20,6 +20,9 @@ from collapse_lib.theory.spectrum import Spectrum, spectrum_of_covariance
 # Directions of the input whose second moment is below this share of the largest one are taken to carry nothing.
 RANK_CUTOFF = 1e-10
 
+# Eigenvalues of a difference of matrices that are known to double precision.
+ROUND_OFF = 1e-13
+
 
 @dataclass(frozen=True, eq=False)
 class ConditionalMoments:
@@ -43,9 +46,15 @@ class ConditionalMoments:
 
     @cached_property
     def residual(self) -> Spectrum:
-        """Spectrum of E = B - C^T A^-1 C, the second moments of y - C^T A^-1 x: the matrix that decides on collapse."""
+        """Spectrum of E = B - C^T A^-1 C, the second moments of y - C^T A^-1 x: the matrix that decides on collapse.
+
+        Eigenvalues below ROUND_OFF of tr B are what the difference leaves of a zero, and are set to zero.
+        """
         cross = self.whitening @ self.C
-        return spectrum_of_covariance(self.B - cross.T @ cross)
+        ascending, vectors = torch.linalg.eigh(self.B - cross.T @ cross)
+        values = torch.where(ascending > ROUND_OFF * self.B.trace(), ascending, 0.0).flip(0)
+        origin = values.new_zeros(len(values))
+        return Spectrum(origin, origin, values, vectors.flip(1))
 
 
 class CvaeWeights(NamedTuple):
