@@ -186,6 +186,39 @@ def slope_line(ax: Axes, point: tuple[float, float], slope: float, label: str, *
     return ax.axline(point, slope=slope, label=label, **role._asdict())
 
 
+def mode_values(ax: Axes, theory: Any, learned: Any, *, label: str, color: str | None = None) -> Line2D:
+    """Learned values as dots over the modes 1, 2, ..., the theory's as bars across them; both sorted decreasingly.
+
+    theory: (mode,). learned: (mode,) or (member, mode), one dot a member, side by side. The theory is named once.
+    """
+    theory, learned = _array(theory), np.atleast_2d(_array(learned))
+    if theory.ndim != 1 or learned.shape[1:] != theory.shape:
+        raise ValueError(f"learned must be (member, mode) for theory (mode,); have {learned.shape} and {theory.shape}")
+    mode = np.arange(1, len(theory) + 1)
+    named = "theory" not in ax.get_legend_handles_labels()[1]
+    width = 0.4
+    ax.hlines(
+        -np.sort(-theory),
+        mode - width,
+        mode + width,
+        color=THEORY.color,
+        linewidth=THEORY.linewidth,
+        label="theory" if named else "_",
+    )
+    place = np.linspace(-width / 2, width / 2, len(learned)) if len(learned) > 1 else np.zeros(1)
+    (dots,) = ax.plot(
+        (mode + place[:, None]).ravel(),
+        -np.sort(-learned, axis=1).ravel(),
+        "o",
+        markersize=5,
+        label=label,
+        color=color,
+        linestyle="none",
+    )
+    ax.set_xticks(mode)
+    return dots
+
+
 def gap_curves(ax: Axes, x: ArrayLike, gaps: Mapping[str, Any], *, total: str) -> None:
     """Gaps >= 0 (in nats) that add up, as lines on a logarithmic axis, and their sum under the name `total`.
 

@@ -147,6 +147,14 @@ def quadrants(x: Tensor) -> Quadrants:
     return Quadrants(x[:, :h, :w], x[:, :h, w:], x[:, h:, :w], x[:, h:, w:])
 
 
+def join_quadrants(quarters: Quadrants) -> Tensor:
+    """The images (N, H, W) whose `quadrants` are these; four quarters of one shape (N, H/2, W/2)."""
+    if quarters.top_left.ndim != 3 or len({quarter.shape for quarter in quarters}) > 1:
+        raise ValueError(f"join_quadrants needs four quarters (N, H, W) alike, got {[_shape(q) for q in quarters]}")
+    top = torch.cat([quarters.top_left, quarters.top_right], 2)
+    return torch.cat([top, torch.cat([quarters.bottom_left, quarters.bottom_right], 2)], 1)
+
+
 def _fixed_uniform(x: Tensor, seed: int) -> Tensor:
     return torch.from_numpy(np.random.RandomState(seed).rand(*x.shape)).to(x.device)
 

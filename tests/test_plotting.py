@@ -26,6 +26,7 @@ from collapse_lib.plotting import (
     image_grid,
     level_line,
     matrix_map,
+    mode_values,
     save_png,
     slope_line,
     use_style,
@@ -222,6 +223,20 @@ def test_gaps_and_their_sum(ax):
     np.testing.assert_allclose(drawn["decoder"], [100, 1, np.nan])
     np.testing.assert_allclose(drawn["encoder"], [10, 1e-3, np.nan])
     assert [line.get_color() for line in ax.lines] == [TOTAL.color, *RUNS[:2]]
+
+
+def test_learned_modes_lie_on_bars_of_the_theory(ax):
+    dots = mode_values(ax, [1.0, 3, 2], torch.tensor([[2.1, 1.1, 3.1], [3.2, 2.2, 1.2]]), label="omega")
+    mode_values(ax, [0.5, 0, 0], [0.0, 0.0, 0.4], label="again", color="#123456")
+    np.testing.assert_allclose(dots.get_ydata(), [3.1, 2.1, 1.1, 3.2, 2.2, 1.2])
+    assert all(dots.get_xdata().round() == [1, 2, 3, 1, 2, 3])
+    assert dots.get_xdata()[0] < 1 < dots.get_xdata()[3]
+    bars = [segment[:, 1].tolist() for segment in ax.collections[0].get_segments()]
+    assert bars == [[3, 3], [2, 2], [1, 1]]
+    assert list(ax.lines[1].get_xdata()) == [1, 2, 3]
+    assert ax.get_legend_handles_labels()[1] == ["theory", "omega", "again"]
+    with pytest.raises(ValueError, match=r"learned must be \(member, mode\) for theory \(mode,\); have \(1, 2\)"):
+        mode_values(ax, [1.0, 2, 3], [1.0, 2], label="x")
 
 
 def test_images_in_rows(ax):

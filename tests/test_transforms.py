@@ -180,6 +180,13 @@ def test_quadrants():
     assert torch.equal(torch.cat([top, bottom], dim=1), x)
 
 
+def test_quadrants_are_joined_where_they_were():
+    x = torch.arange(2 * 4 * 6).reshape(2, 4, 6)
+    assert torch.equal(transforms.join_quadrants(transforms.quadrants(x)), x)
+    with pytest.raises(ValueError, match="four quarters"):
+        transforms.join_quadrants(transforms.quadrants(x)._replace(top_left=x))
+
+
 def test_errors_tell_dtypes_and_shapes():
     pixels, x = torch.zeros(2, 4, 4, dtype=torch.uint8), torch.zeros(2, 4, 4)
     for call in (transforms.scale, transforms.logit_preprocess, lambda p: transforms.dequantise(p, x)):
