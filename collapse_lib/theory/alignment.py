@@ -70,3 +70,15 @@ def match_columns(W: Array, reference: Array) -> ColumnMatch:
     order = torch.as_tensor(columns, device=W.device)
     paired = cosine[torch.as_tensor(rows, device=W.device), order]
     return ColumnMatch(order, torch.where(paired < 0, -1.0, 1.0).to(paired), paired.abs().clamp_max(1))
+
+
+def sorted_gap(learned: Array, theory: Array) -> float:
+    """Relative error of sorted singular values: max_i |a_i - b_i| / max_i b_i, both (m,) sorted decreasingly.
+
+    If all b_i are 0: max_i |a_i|. Raises ValueError if the lengths differ.
+    """
+    learned, theory = t.array("learned", learned, "m"), t.array("theory", theory, "m")
+    t.expect_shape("learned", learned, tuple(theory.shape), "one value each")
+    a, b = (values.sort(descending=True).values for values in (learned, theory))
+    largest = float(b.abs().max())
+    return float((a - b).abs().max()) / (largest if largest > 0 else 1.0)
