@@ -10,6 +10,7 @@ allows no colour to have enough contrast with both; white prints without a tint 
 Every colour has a contrast of at least 3:1 with it and stays apart from the others without red or green receptors.
 """
 
+import itertools
 from collections.abc import Mapping, Sequence
 from os import PathLike
 from typing import Any, NamedTuple
@@ -217,6 +218,20 @@ def mode_values(ax: Axes, theory: Any, learned: Any, *, label: str, color: str |
     )
     ax.set_xticks(mode)
     return dots
+
+
+def learned_against_theory(ax: Axes, pairs: Mapping[str, tuple[Any, Any]]) -> None:
+    """Learned values over those of a closed form, a marker for each label, and the dashed line of equality.
+
+    pairs: label -> (closed form, learned), each (n,).
+    """
+    for (label, (theory, learned)), marker in zip(pairs.items(), itertools.cycle("osD^vP")):
+        x, y = _array(theory), _array(learned)
+        if x.ndim != 1 or x.shape != y.shape:
+            raise ValueError(f"{label} must be (closed form, learned), both (n,); have {x.shape} and {y.shape}")
+        ax.plot(x, y, linestyle="none", marker=marker, markersize=6, markerfacecolor="none", label=label)
+    slope_line(ax, (0, 0), 1, "equal")
+    ax.set(xlabel="closed form", ylabel="learned")
 
 
 def gap_curves(ax: Axes, x: ArrayLike, gaps: Mapping[str, Any], *, total: str) -> None:

@@ -24,6 +24,7 @@ from collapse_lib.plotting import (
     curves_by,
     gap_curves,
     image_grid,
+    learned_against_theory,
     level_line,
     matrix_map,
     mode_values,
@@ -290,6 +291,24 @@ def test_a_matrix_and_its_scale(ax, matrix, limits, shown):
 def test_a_matrix_of_the_wrong_shape(ax):
     with pytest.raises(ValueError, match=r"matrix must be \(rows, columns\); have \(3,\)"):
         matrix_map(ax, np.ones(3), label="W")
+
+
+def test_learned_values_lie_over_those_of_theory(ax):
+    learned_against_theory(ax, {"case a": ([1.0, 2.0], torch.tensor([1.1, 2.1])), "case b": ([0.5], [0.4])})
+    first, second, equal = ax.lines
+    np.testing.assert_allclose(first.get_xydata(), [[1, 1.1], [2, 2.1]])
+    np.testing.assert_allclose(second.get_xydata(), [[0.5, 0.4]])
+    assert (first.get_label(), second.get_label()) == ("case a", "case b")
+    assert first.get_marker() != second.get_marker()
+    assert first.get_color() != second.get_color()
+    assert equal.get_color() == THEORY.color
+    assert equal.get_slope() == 1
+    assert equal.get_xy1() == (0, 0)
+
+
+def test_learned_values_without_a_theory_each(ax):
+    with pytest.raises(ValueError, match=r"case a must be .* have \(2,\) and \(1,\)"):
+        learned_against_theory(ax, {"case a": ([1.0, 2.0], [1.0])})
 
 
 # --- the file
