@@ -53,10 +53,10 @@ def solve_vae(
     """Minimum of `vae_terms(...).loss` over U, V and, unless `sigma` (d,) fixes it, Sigma. Z (q, p) or its diagonal."""
     Z = torch.as_tensor(Z, dtype=torch.float64)
     q, p = (len(Z), len(Z)) if Z.ndim == 1 else Z.shape
-    shapes = {"U": (q, d), "V": (d, p)}
+    shapes, setting = {"U": (q, d), "V": (d, p)}, _setting(beta, eta_dec, eta_enc)
 
     def terms(w: dict[str, Tensor], log_sigma2: Tensor) -> Terms:
-        return vae_terms(w["U"], w["V"], log_sigma2, Z, beta=beta, eta_dec=eta_dec, eta_enc=eta_enc)
+        return vae_terms(w["U"], w["V"], log_sigma2, Z, **setting)
 
     weights, log_sigma2 = _solve(terms, shapes, d, sigma, seed, options)
     found = terms(weights, log_sigma2)
@@ -77,9 +77,10 @@ def solve_cvae(
     """Minimum of `cvae_terms(...).loss` over W1, W2, U1, U2 and, unless `sigma` (d,) fixes it, Sigma."""
     p, q = moments.C.shape
     shapes = {"W1": (d, p), "W2": (d, q), "U1": (q, d), "U2": (q, p)}
+    setting = _setting(beta, eta_dec, eta_enc)
 
     def terms(w: dict[str, Tensor], log_sigma2: Tensor) -> Terms:
-        return cvae_terms(**w, log_sigma2=log_sigma2, moments=moments, beta=beta, eta_dec=eta_dec, eta_enc=eta_enc)
+        return cvae_terms(**w, log_sigma2=log_sigma2, moments=moments, **setting)
 
     weights, log_sigma2 = _solve(terms, shapes, d, sigma, seed, options)
     found = terms(weights, log_sigma2)
@@ -92,6 +93,12 @@ def active_coordinates(U: Tensor, sigma: Tensor, eta_enc: float = 1.0, *, learna
     length = U.norm(dim=0)
     used = length > COLUMN_SHARE * length.max()
     return used & ((sigma / eta_enc - 1).abs() > SIGMA_SHARE) if learnable else used
+
+
+def _setting(beta: float, eta_dec: float, eta_enc: float) -> dict[str, Tensor]:
+    """As tensors once and for all: the losses are evaluated thousands of times."""
+    given = {"beta": beta, "eta_dec": eta_dec, "eta_enc": eta_enc}
+    return {name: torch.as_tensor(value, dtype=torch.float64) for name, value in given.items()}
 
 
 def _solve(

@@ -177,6 +177,22 @@ def collapse_panels(
     return figure
 
 
+def member_lines(ax: Axes, x: ArrayLike, values: Any, *, label: str) -> Line2D:
+    """One line a member, in one colour and named once: for a logarithmic axis, where a band may reach below zero.
+
+    x: (step,). values: (member, step) or (step,).
+    """
+    x, values = _array(x), np.atleast_2d(_array(values))
+    if x.ndim != 1 or values.shape[1:] != x.shape:
+        raise ValueError(f"values must be (member, step) over x (step,); have {values.shape} and {x.shape}")
+    (first,) = ax.plot(x, values[0], label=label)
+    for others in values[1:]:
+        ax.add_line(Line2D(x, others, color=first.get_color(), linestyle=first.get_linestyle()))
+    ax.relim()
+    ax.autoscale_view()
+    return first
+
+
 def level_line(ax: Axes, y: float, label: str, *, role: Role = THEORY) -> Line2D:
     """A horizontal line at `y`."""
     return ax.axhline(float(y), label=label, **role._asdict())

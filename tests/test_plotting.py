@@ -27,6 +27,7 @@ from collapse_lib.plotting import (
     learned_against_theory,
     level_line,
     matrix_map,
+    member_lines,
     mode_values,
     save_png,
     slope_line,
@@ -224,6 +225,18 @@ def test_gaps_and_their_sum(ax):
     np.testing.assert_allclose(drawn["decoder"], [100, 1, np.nan])
     np.testing.assert_allclose(drawn["encoder"], [10, 1e-3, np.nan])
     assert [line.get_color() for line in ax.lines] == [TOTAL.color, *RUNS[:2]]
+
+
+def test_members_share_a_colour_and_a_name(ax):
+    member_lines(ax, [0, 1, 2], torch.tensor([[1.0, 2, 3], [3, 2, 9]]), label="omega")
+    second = member_lines(ax, [0, 1, 2], [4.0, 5, 6], label="sigma")
+    drawn = [(line.get_color(), line.get_linestyle(), list(line.get_ydata())) for line in ax.lines]
+    assert drawn == [(RUNS[0], "-", [1, 2, 3]), (RUNS[0], "-", [3, 2, 9]), (RUNS[1], "-", [4, 5, 6])]
+    assert second is ax.lines[2]
+    assert ax.get_legend_handles_labels()[1] == ["omega", "sigma"]
+    assert ax.get_ylim()[1] > 9
+    with pytest.raises(ValueError, match=r"values must be \(member, step\)"):
+        member_lines(ax, [0, 1], [1.0, 2, 3], label="x")
 
 
 def test_learned_modes_lie_on_bars_of_the_theory(ax):
