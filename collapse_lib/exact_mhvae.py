@@ -22,6 +22,7 @@ from collapse_lib.theory.hierarchical import (
     MhvaeOptimum,
     MhvaeTerms,
     Weighting,
+    best_linear_maps,
     latent_information,
     latent_kl,
     mhvae_both_fixed,
@@ -56,31 +57,44 @@ def solve_mhvae(
     sigma_2: float | None = None,
     seed: int = 0,
     weight_std: float = 0.1,
+    kick_std: float = 0.01,
+    gradient_tolerance: float = 1e-7,
     **options: Any,
 ) -> SolvedMhvae:
-    """Minimise the exact loss for Z = diag(theta), theta (D,), over U1, V1, U2, W2 and every sigma that is None.
+    """Minimise the exact loss for Z = diag(theta), theta (D,), over all weights and every sigma that is None.
 
-    Start: weights N(0, weight_std^2) from `seed`, learned variances 1. `options` go to `solver.minimise`.
+    V1, U2 and the logarithms of the variances are searched; U1 and W2, in which the loss is quadratic, are at their
+    exact optimum all the way (`best_linear_maps`), without which near-equal modes take tens of thousands of steps to
+    separate. Start: V1, U2 ~ N(0, weight_std^2) from `seed`, learned variances 1.
+    z2 may die before z1 has learned what it is to code, and then rests on a saddle; so everything is minimised once
+    more (L-BFGS alone) after a kick of N(0, kick_std^2), from which a minimum returns to where it was.
+    `gradient_tolerance` and `options` go to `solver.minimise`.
     """
     generator = torch.Generator().manual_seed(seed)
-    D, d2 = len(theta), d1 if d2 is None else d2
-    shapes = {"U1": (D, d1), "V1": (d1, D), "U2": (d1, d2), "W2": (d2, d1)}
+    d2 = d1 if d2 is None else d2
+    shapes = {"V1": (d1, len(theta)), "U2": (d1, d2)}
     start = {n: weight_std * torch.randn(s, generator=generator, dtype=torch.float64) for n, s in shapes.items()}
-    variances = {}
+    fixed = {}
     for name, size, sigma in (("variance_1", d1, sigma_1), ("variance_2", d2, sigma_2)):
         if sigma is None:
             start[name] = torch.zeros(size)  # its logarithm is searched
         else:
-            variances[name] = torch.full((size,), sigma**2, dtype=torch.float64)
+            fixed[name] = torch.full((size,), sigma**2, dtype=torch.float64)
 
-    def model(parameters: dict[str, Tensor]) -> Mhvae:
-        searched = {n: value.exp() if n.startswith("variance") else value for n, value in parameters.items()}
-        return Mhvae(**searched, **variances)
+    def model(searched: dict[str, Tensor]) -> Mhvae:
+        variances = {n: value.exp() for n, value in searched.items() if n.startswith("variance")} | fixed
+        maps = best_linear_maps(searched["V1"], searched["U2"], variances["variance_1"], theta, weighting)
+        return Mhvae(V1=searched["V1"], U2=searched["U2"], U1=maps.U1, W2=maps.W2, **variances)
 
-    found = minimise(lambda parameters: mhvae_terms(model(parameters), theta, weighting).loss, start, **options)
+    def loss(searched: dict[str, Tensor]) -> Tensor:
+        return mhvae_terms(model(searched), theta, weighting).loss
+
+    first = minimise(loss, start, gradient_tolerance=gradient_tolerance, **options).parameters
+    kicked = {n: p + kick_std * torch.randn(p.shape, generator=generator, dtype=p.dtype) for n, p in first.items()}
+    found = minimise(loss, kicked, gradient_tolerance=gradient_tolerance, **(options | {"adam_steps": 0}))
     weights = model(found.parameters)
     lam = torch.zeros(d1, dtype=torch.float64)
-    lam[: min(d1, D)] = torch.linalg.svdvals(weights.V1)
+    lam[: min(d1, len(theta))] = torch.linalg.svdvals(weights.V1)
     return SolvedMhvae(
         weights,
         mhvae_terms(weights, theta, weighting),

@@ -64,3 +64,15 @@ def test_seeds_differ_and_a_seed_is_itself():
     first, again, other = (compare(setting, THETA, seed, **options).solved.weights.V1 for seed in (0, 0, 1))
     assert torch.equal(first, again)
     assert not torch.allclose(first, other)
+
+
+def test_a_kick_leaves_the_saddle_where_z2_died_before_z1_had_learned():
+    """With a small beta_1 the young z2 collapses on every mode, although its optimum keeps the first one."""
+    setting = MhvaeSetting(2, Weighting(0.05, 4.0, 0.5, 0.5), sigma_1=0.5)
+    theta = torch.tensor([10.9, 2.4], dtype=torch.float64)
+    options = {"iterations": 200, "restarts": 2}
+    stuck, found = (compare(setting, theta, seed=0, kick_std=kick, **options) for kick in (0.0, 0.01))
+    assert found.optimum.cases == "ac"
+    assert float(stuck.solved.omega[0]) < 1e-3
+    assert stuck.loss_gap > 1e-4
+    assert found.relative_error < 1e-5

@@ -99,6 +99,31 @@ def test_information_is_that_of_the_joint_gaussian() -> None:
         assert information == pytest.approx(0.5 * float(variance.log() - torch.logdet(joint)), rel=1e-10)
 
 
+@given(st.integers(0, 1000))
+def test_total_information_is_that_of_the_joint_gaussian_in_every_rotation(seed: int) -> None:
+    weights = random_weights(4, 3, 2, seed)._replace(variance_2=torch.full((2,), 0.6, dtype=torch.float64))
+    to_x = weights.W2 @ weights.V1
+    variance = to_x @ to_x.T + (weights.W2 * weights.variance_1) @ weights.W2.T + torch.diag(weights.variance_2)
+    joint = torch.cat([torch.cat([torch.eye(4), to_x.T], 1), torch.cat([to_x, variance], 1)]).double()
+    expected = 0.5 * float(torch.logdet(variance) - torch.logdet(joint))
+    assert float(h.total_information(weights)) == pytest.approx(expected, rel=1e-8, abs=1e-10)
+    R = torch.linalg.qr(to_x[:, :2]).Q
+    turned = weights._replace(U2=weights.U2 @ R.T, W2=R @ weights.W2)
+    assert float(h.total_information(turned)) == pytest.approx(expected, rel=1e-8, abs=1e-10)
+
+
+@given(st.integers(0, 1000), weightings)
+def test_best_linear_maps_leave_no_gradient(seed: int, weighting: Weighting) -> None:
+    weights = random_weights(4, 3, 2, seed)
+    theta = torch.tensor([3.0, 2.0, 1.0, 0.5], dtype=torch.float64)
+    for Z in (theta, torch.diag(theta)):
+        maps = h.best_linear_maps(weights.V1, weights.U2, weights.variance_1, Z, weighting)
+        U1, W2 = (each.requires_grad_() for each in maps)
+        loss = h.mhvae_terms(weights._replace(U1=U1, W2=W2), Z, weighting).loss
+        for gradient in torch.autograd.grad(loss, (U1, W2)):
+            assert float(gradient.abs().max()) < 1e-9 * (1 + float(loss.detach().abs()))
+
+
 # ---- one mode --------------------------------------------------------------------------------------------------------
 
 
@@ -195,6 +220,7 @@ def test_optimum_is_what_it_says_and_no_perturbation_of_it_is_better(
         assert loss == pytest.approx(optimum.loss, rel=1e-9, abs=1e-9)
         torch.testing.assert_close(h.latent_kl(weights, weighting), optimum.kl_2, rtol=1e-9, atol=1e-9)
         torch.testing.assert_close(h.latent_information(weights), optimum.information, rtol=1e-9, atol=1e-9)
+        torch.testing.assert_close(h.total_information(weights), optimum.information.sum(), rtol=1e-9, atol=1e-9)
         for size in (1e-3, 0.1):
             moved = [w + size * torch.from_numpy(rng.normal(size=w.shape)) for w in weights[:4]]
             free = (
@@ -206,7 +232,7 @@ def test_optimum_is_what_it_says_and_no_perturbation_of_it_is_better(
 
 
 @pytest.mark.parametrize("learned", ["sigma_2", "none", "sigma_1"])
-@settings(max_examples=5, deadline=None)
+@settings(max_examples=4, deadline=None)
 @given(data=st.data())
 def test_direct_minimisation_finds_the_closed_form(learned: str, data: st.DataObject) -> None:
     theta, weighting, seed = data.draw(thetas), data.draw(weightings), data.draw(st.integers(0, 9))
@@ -218,18 +244,18 @@ def test_direct_minimisation_finds_the_closed_form(learned: str, data: st.DataOb
     )
     assume(setting.optimum(theta).margin > 0.1)
     assume(learned == "none" or float((theta[:-1] / theta[1:]).min()) > 1.1)  # near-equal modes mix for a long time
-    found = compare(setting, theta, seed, iterations=400, restarts=3)
-    assert found.loss_gap == pytest.approx(0, abs=1e-6)
-    assert found.relative_error < 1e-3
+    found = compare(setting, theta, seed, iterations=300, restarts=3)
+    assert found.loss_gap == pytest.approx(0, abs=1e-9)
+    assert found.relative_error < 1e-5
 
 
-@pytest.mark.parametrize(("d1", "d2"), [(3, 2), (2, 3), (3, 1), (4, 4)])
+@pytest.mark.parametrize(("d1", "d2"), [(3, 2), (2, 3), (4, 4)])
 def test_unequal_numbers_of_latents(d1: int, d2: int) -> None:
     """Both sides of the thresholds, d1 beyond the rank of the data included; the modes where they are unique."""
     theta, weighting = torch.tensor([3.0, 1.7, 0.5], dtype=torch.float64), Weighting(1.5, 1.2, 0.8, 1.3)
     for i, optimum in enumerate(optima(theta, weighting, 0.7, 0.6, d1, d2)):
         fixed = {"sigma_1": 0.7 if i < 2 else None, "sigma_2": 0.6 if i > 0 else None}
-        found = solve_mhvae(theta, weighting, d1, d2, seed=0, **fixed)  # type: ignore[arg-type]
+        found = solve_mhvae(theta, weighting, d1, d2, seed=0, iterations=300, **fixed)  # type: ignore[arg-type]
         assert float(found.terms.loss) == pytest.approx(optimum.loss, rel=1e-8)
         m = min(d1, d2)
         torch.testing.assert_close(found.omega, optimum.omega[:m], atol=1e-4, rtol=0)

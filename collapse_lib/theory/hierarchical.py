@@ -71,6 +71,11 @@ class Mhvae(NamedTuple):
     variance_2: Tensor  # (d2,) diagonal of Sigma_2
 
 
+class LinearMaps(NamedTuple):
+    U1: Tensor  # (Dy, d1)
+    W2: Tensor  # (d2, d1)
+
+
 class MhvaeTerms(NamedTuple):
     """Scalars. The z1 term is E_q[log q(z1|x) - log p(z1|z2)], which is no KL divergence and may be negative."""
 
@@ -143,6 +148,18 @@ def mhvae_terms(weights: Mhvae, Z: Array, weighting: Weighting) -> MhvaeTerms:
     return MhvaeTerms(loss, squared_error, z1_term, kl_2)
 
 
+def best_linear_maps(V1: Tensor, U2: Tensor, variance_1: Tensor, Z: Array, weighting: Weighting) -> LinearMaps:
+    """The U1 and W2 that minimise the loss, convex and quadratic in each, for given V1, U2 and variances (derived).
+
+    U1 = Z V1^T (V1 V1^T + Sigma_1)^-1,   W2 = U2^T ( U2 U2^T + (beta_2 / beta_1) c^2 I )^-1;  differentiable.
+    """
+    Z = t.real("Z", Z)
+    coded = V1 * Z if Z.ndim == 1 else V1 @ Z.T  # V1 Z^T
+    ridge = weighting.K / weighting.beta_1 * torch.eye(len(U2), dtype=U2.dtype)
+    U1 = torch.linalg.solve(V1 @ V1.T + torch.diag(variance_1), coded).T
+    return LinearMaps(U1, torch.linalg.solve(U2 @ U2.T + ridge, U2).T)
+
+
 def latent_kl(weights: Mhvae, weighting: Weighting) -> Tensor:
     """KL of every coordinate of z2, mean over q(z1|x) and the data, (d2,), nats; they sum to `MhvaeTerms.kl_2`.
 
@@ -162,6 +179,16 @@ def latent_information(weights: Mhvae) -> Tensor:
     signal = (weights.W2 @ weights.V1).square().sum(1)
     noise = (weights.W2.square() * weights.variance_1).sum(1) + weights.variance_2
     return 0.5 * torch.log1p(signal / noise)
+
+
+def total_information(weights: Mhvae) -> Tensor:
+    """I(x; z2) of the whole of z2 if the data were Gaussian, (), nats; the same in every rotation of z2.
+
+    1/2 log( |W2 C1 W2^T + Sigma_2| / |W2 Sigma_1 W2^T + Sigma_2| )
+    """
+    noise = (weights.W2 * weights.variance_1) @ weights.W2.T + torch.diag(weights.variance_2)
+    coded = weights.W2 @ weights.V1
+    return 0.5 * (torch.logdet(noise + coded @ coded.T) - torch.logdet(noise))
 
 
 def uncentred_theta(x: Array) -> Tensor:
