@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from theory_cases import case
 from torch import Tensor, nn
 
 from collapse_lib.evaluation import PerMember
@@ -20,7 +21,6 @@ from collapse_lib.sweeps import Sweep
 from collapse_lib.theory import linear_vae, ppca
 from collapse_lib.theory.spectrum import covariance_spectrum
 from collapse_lib.training import fit
-from tests.theory_cases import case
 
 N, K = 9, 3
 

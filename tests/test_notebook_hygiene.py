@@ -27,7 +27,7 @@ PUBLISHED = sorted((ROOT / "notebooks").glob("*/*.ipynb"))
 
 
 def test_every_entry_has_its_notebook_and_there_are_some():
-    assert [notebook.path for notebook in catalogue.load(ROOT / "notebooks")] == PUBLISHED
+    assert sorted(notebook.path for notebook in catalogue.load(ROOT / "notebooks")) == PUBLISHED
     assert PUBLISHED
 
 

@@ -154,6 +154,7 @@ def test_a_published_notebook_shows_its_outputs_without_what_changes_from_run_to
     (injected,) = notebook_file.tagged(published, "injected-parameters")
     assert "n_images = 20" in injected.source
     assert injected.id == "injected-parameters"
+    assert not injected.source.endswith("\n")  # as the formatter wants it
     (noisy,) = [cell for cell in published.cells if "50 %" in cell.source]
     assert [output.get("text") for output in noisy.outputs] == ["kept\n"]
     assert notebook_file.images(published)

@@ -6,11 +6,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.decomposition import PCA
+from theory_cases import case, cases, diagonal, rotation
 
 from collapse_lib.theory import ppca
 from collapse_lib.theory.reconstruction import pca_error, posterior_mean_error, shrinkage, unshrink
 from collapse_lib.theory.spectrum import covariance_spectrum
-from tests.theory_cases import case, cases, diagonal, rotation
 
 
 @given(cases())

@@ -53,6 +53,7 @@ def _cleaned_cell(cell: dict[str, Any]) -> dict[str, Any]:
     cell = cell | {"metadata": {"tags": tags} if tags else {}}
     if notebook_file.INJECTED in tags:
         cell["id"] = notebook_file.INJECTED  # papermill draws a new one for every run
+        cell["source"] = "".join(cell["source"]).rstrip("\n").splitlines(keepends=True)  # as the formatter wants it
     if "outputs" in cell:
         cell["outputs"] = [output for output in cell["outputs"] if not _is_noise(output)]
     return cell
