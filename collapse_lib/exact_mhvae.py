@@ -70,14 +70,14 @@ def solve_mhvae(
     more (L-BFGS alone) after a kick of N(0, kick_std^2), from which a minimum returns to where it was.
     `gradient_tolerance` and `options` go to `solver.minimise`.
     """
-    generator = torch.Generator().manual_seed(seed)
+    generator, theta = torch.Generator().manual_seed(seed), theta.double()
     d2 = d1 if d2 is None else d2
     shapes = {"V1": (d1, len(theta)), "U2": (d1, d2)}
     start = {n: weight_std * torch.randn(s, generator=generator, dtype=torch.float64) for n, s in shapes.items()}
     fixed = {}
     for name, size, sigma in (("variance_1", d1, sigma_1), ("variance_2", d2, sigma_2)):
         if sigma is None:
-            start[name] = torch.zeros(size)  # its logarithm is searched
+            start[name] = torch.zeros(size, dtype=torch.float64)  # its logarithm is searched
         else:
             fixed[name] = torch.full((size,), sigma**2, dtype=torch.float64)
 
@@ -86,8 +86,11 @@ def solve_mhvae(
         maps = best_linear_maps(searched["V1"], searched["U2"], variances["variance_1"], theta, weighting)
         return Mhvae(V1=searched["V1"], U2=searched["U2"], U1=maps.U1, W2=maps.W2, **variances)
 
+    Z = torch.diag(theta)
+    mhvae_terms(model(start), Z, weighting)  # checks everything once
+
     def loss(searched: dict[str, Tensor]) -> Tensor:
-        return mhvae_terms(model(searched), theta, weighting).loss
+        return mhvae_terms(model(searched), Z, weighting, check=False).loss
 
     first = minimise(loss, start, gradient_tolerance=gradient_tolerance, **options).parameters
     kicked = {n: p + kick_std * torch.randn(p.shape, generator=generator, dtype=p.dtype) for n, p in first.items()}

@@ -314,7 +314,7 @@ def test_numbers_of_the_replication() -> None:
         for beta_2 in (2, 2.5, 3, 3.5, 4, 4.5, 7)
     }
     assert active == {2: 10, 2.5: 7, 3: 6, 3.5: 4, 4: 2, 4.5: 1, 7: 1}
-    off = h.switch_off_beta_2(theta[:4], 1.0, 0.5, 0.5).tolist()
+    off = modes.switch_off_beta_2(theta[:4], 1.0, 0.5, 0.5).tolist()
     assert off == pytest.approx([12.34, 4.19, 3.87, 3.59], abs=5e-3)
     useless = h.mhvae_sigma2_learnable([1.0], Weighting(1, 2), 1.6, 1)
     assert useless.cases == "b"
@@ -334,8 +334,8 @@ def test_numbers_of_the_replication() -> None:
 @given(weightings, scale, st.floats(0.2, 5.0))
 def test_switches_are_where_omega_vanishes(weighting: Weighting, sigma_1: float, theta: float) -> None:
     beta_1, beta_2, dec, enc = weighting
-    off = float(h.switch_off_beta_2(theta, beta_1, dec, sigma_1))
-    on = float(h.switch_on_beta_1(theta, beta_2, dec, sigma_1))
+    off = float(modes.switch_off_beta_2(theta, beta_1, dec, sigma_1))
+    on = float(modes.switch_on_beta_1(theta, beta_2, dec, sigma_1))
     for factor, in_use in ((0.99, True), (1.01, False)):
         at_2 = h.mhvae_sigma2_learnable([theta], Weighting(beta_1, factor * off, dec, enc), sigma_1, 1)
         at_1 = h.mhvae_sigma2_learnable([theta], Weighting(on / factor, beta_2, dec, enc), sigma_1, 1)

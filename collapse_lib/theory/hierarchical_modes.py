@@ -120,6 +120,24 @@ def both_fixed_threshold(
     return torch.maximum(first, second * root if as_released else second / root)
 
 
+def switch_off_beta_2(theta: Array, beta_1: float, eta_dec: float, sigma_1: float) -> Tensor:
+    """The beta_2 above which z2 has collapsed on a mode (Theorem 3), in the shape of theta:
+
+    max{ beta_1 sigma_1^2, sqrt(beta_1) sigma_1 theta } / eta_dec^2
+    """
+    theta = t.real("theta", theta)
+    return (math.sqrt(beta_1) * sigma_1 * theta).clamp_min(beta_1 * sigma_1**2) / eta_dec**2
+
+
+def switch_on_beta_1(theta: Array, beta_2: float, eta_dec: float, sigma_1: float) -> Tensor:
+    """The beta_1 above which z2 has not collapsed on a mode (Theorem 3), in the shape of theta:
+
+    min{ B / sigma_1^2, ( B / (theta sigma_1) )^2 } with B = beta_2 eta_dec^2; the first from theta = sqrt(B) downwards
+    """
+    theta, B = t.real("theta", theta), beta_2 * eta_dec**2
+    return (B / (theta.clamp_min(math.sqrt(B)) * sigma_1)).square()
+
+
 def _mode_input(
     theta: Array, K: Array, B: Array, beta_1: float, sigma_1: float
 ) -> tuple[Tensor, Tensor, Tensor, float, float]:
