@@ -45,6 +45,39 @@ def conv_decoder(shape: tuple[int, int, int], channels: Sequence[int], features:
     return nn.Sequential(*layers[:-1], nn.Flatten())
 
 
+def strided_encoder(shape: tuple[int, int, int], channels: tuple[int, int], out: int) -> nn.Sequential:
+    """Flat images (batch, C H W) -> (batch, out): two 3x3 convolutions of stride 2 with ReLU, then an affine layer.
+
+    A side of odd length is halved upwards (14 -> 7 -> 4). With (1, 28, 28) and channels (64, 32) it is the encoder of
+    the convolutional MHVAE in the code of Dang et al. 2024.
+    """
+    height, width = (-(-side // 4) for side in shape[1:])
+    layers: list[nn.Module] = [nn.Unflatten(-1, shape)]
+    for n_in, n_out in pairwise([shape[0], *channels]):
+        layers += [nn.Conv2d(n_in, n_out, 3, stride=2, padding=1), nn.ReLU()]
+    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(channels[-1] * height * width, out))
+
+
+def strided_decoder(shape: tuple[int, int, int], channels: tuple[int, int], k: int) -> nn.Sequential:
+    """(batch, k) -> flat images (batch, C H W): an affine layer, then three 3x3 transposed convolutions with ReLU
+    between them; the first two double the image. `channels` are those of `strided_encoder`, in its order.
+
+    Raises ValueError unless H and W are divisible by 4.
+    """
+    height, width = _smallest(shape, channels)
+    first, last = channels
+    return nn.Sequential(
+        nn.Linear(k, last * height * width),
+        nn.Unflatten(-1, (last, height, width)),
+        nn.ConvTranspose2d(last, first, 3, stride=2, padding=1, output_padding=1),
+        nn.ReLU(),
+        nn.ConvTranspose2d(first, last, 3, stride=2, padding=1, output_padding=1),
+        nn.ReLU(),
+        nn.ConvTranspose2d(last, shape[0], 3, padding=1),
+        nn.Flatten(),
+    )
+
+
 def _smallest(shape: tuple[int, int, int], channels: Sequence[int]) -> tuple[int, int]:
     """Height and width after the last convolution."""
     if len(shape) != 3 or not channels:

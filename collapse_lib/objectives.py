@@ -7,7 +7,7 @@ constants (log 2 pi) are in.
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple, Protocol
+from typing import ClassVar, Literal, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -85,6 +85,41 @@ def gaussian_kl(posterior: Posterior) -> Tensor:
 def reparameterise(posterior: Posterior, eps: Tensor) -> Tensor:
     """z = m + sqrt(v) * eps with eps ~ N(0, I) of any shape that broadcasts against (batch, k)."""
     return posterior.mean + (0.5 * posterior.log_var).exp() * eps
+
+
+GUARD = 1e-8
+
+
+def posterior_from_std(mean: Tensor, std: Tensor) -> Posterior:
+    """N(mean, std^2) where `std` is searched for directly, as some authors do, and may cross zero.
+
+    log_var = log(std^2 + GUARD) stays finite there (ours).
+    """
+    return Posterior(mean, (std.square() + GUARD).log())
+
+
+def relative_to_prior(posterior: Posterior, eta_enc: Tensor | float) -> Posterior:
+    """The posterior of z / eta_enc, whose prior is N(0, I) if that of z is N(0, eta_enc^2 I). KL does not change."""
+    eta_enc = torch.as_tensor(eta_enc, dtype=posterior.mean.dtype, device=posterior.mean.device)
+    return Posterior(posterior.mean / eta_enc, posterior.log_var - 2 * eta_enc.log())
+
+
+BetaConvention = Literal["elbo", "released"]
+
+
+def effective_beta(beta: float, convention: BetaConvention) -> float:
+    """The weight of the KL beside a true log-likelihood that a document's `beta` amounts to.
+
+    "elbo": beta itself: loss = ||x - xhat||^2 / (2 eta_dec^2) + beta KL, the objective of the theory.
+    "released": beta / 2: ||x - xhat||^2 / eta_dec^2 + beta KL, without the 1/2, is twice the "elbo" loss at beta / 2.
+        So are the losses of the ReLU and CNN models, and of all single-digit models, in the code of Dang et al. 2024;
+        its other linear models have 2 KL there and are "elbo".
+
+    The same holds for each beta of a hierarchical VAE.
+    """
+    if convention not in ("elbo", "released"):
+        raise ValueError(f'the convention of beta is "elbo" or "released", got {convention!r}')
+    return beta if convention == "elbo" else beta / 2
 
 
 def linear_decoder_square_error(x: Tensor, posterior: Posterior, W: Tensor, b: Tensor) -> Tensor:

@@ -36,6 +36,29 @@ def test_likelihoods_and_kl_equal_torch_distributions(n, batch, sigma2, seed):
     torch.testing.assert_close(objectives.gaussian_kl(Posterior(mean, log_var)), kl.sum(-1))
 
 
+@given(st.floats(-3, 3), st.floats(0.05, 20), st.integers(0, 99))
+def test_the_kl_does_not_change_with_the_scale_of_z(std, eta_enc, seed):
+    mean = normal(4, 3, seed=seed)
+    posterior = objectives.posterior_from_std(mean, torch.tensor(std, dtype=torch.float64).expand(3))
+    q = distributions.Normal(mean, (std**2 + 1e-8) ** 0.5)
+    expected = distributions.kl_divergence(q, distributions.Normal(0.0, eta_enc)).sum(-1)
+    found = objectives.gaussian_kl(objectives.relative_to_prior(posterior, eta_enc))
+    torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6)
+
+
+def test_the_released_beta_counts_half():
+    """recon / eta_dec^2 + beta KL against recon / (2 eta_dec^2) + effective beta KL: proportional."""
+    for convention, halves in (("released", 1.0), ("elbo", 0.5)):
+        losses = [(halves * recon / 0.25 + 4.0 * kl) for recon, kl in ((3.0, 1.0), (0.5, 7.0))]
+        ours = [
+            recon / (2 * 0.25) + objectives.effective_beta(4.0, convention) * kl
+            for recon, kl in ((3.0, 1.0), (0.5, 7.0))
+        ]
+        assert losses[0] / ours[0] == pytest.approx(losses[1] / ours[1])
+    with pytest.raises(ValueError, match="convention"):
+        objectives.effective_beta(1.0, "paper")
+
+
 def test_linear_decoder_error_equals_the_mean_over_samples():
     x, W, b = normal(4, 6), normal(6, 3, seed=1), normal(6, seed=2)
     posterior = Posterior(normal(4, 3, seed=3), normal(4, 3, seed=4))

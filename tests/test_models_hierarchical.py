@@ -1,11 +1,12 @@
 """The sampled linear MHVAE against the exact loss, and its training against the closed form."""
 
 import math
+from functools import partial
 
 import pytest
 import torch
 
-from collapse_lib.models.linear_hierarchical import LinearMhvae, MhvaeSpectra, SampledMhvae, distance_to_theory
+from collapse_lib.models.hierarchical import MHVAE, LinearMhvae, MhvaeSpectra, SampledMhvae, distance_to_theory
 from collapse_lib.sweeps import Sweep
 from collapse_lib.theory import hierarchical as h
 from collapse_lib.theory.hierarchical import Mhvae, Weighting
@@ -23,15 +24,14 @@ def x():
 @pytest.mark.parametrize("sigma_2", [None, 0.6])
 def test_the_sampled_loss_is_the_exact_one_on_average(x, sigma_2):
     torch.manual_seed(1)
-    model = LinearMhvae(5, 3, 2, sigma_1=0.7, sigma_2=sigma_2).double()
+    weighting = Weighting(0.7, 1.6, 0.8, 1.3)
+    model = LinearMhvae(5, 3, 2, sigma_1=0.7, sigma_2=sigma_2, eta_dec=0.8, eta_enc=1.3).double()
     for weight in (model.W1, model.W2, model.U1, model.U2):
         weight.mul_(5)
-    weighting = Weighting(0.7, 1.6, 0.8, 1.3)
     many = x.double().repeat(200, 1)
     objective = SampledMhvae()
     noise = {n: torch.randn(spec.shape, dtype=torch.float64) for n, spec in objective.noise(model, len(many)).items()}
-    hyper = {name: torch.tensor(value) for name, value in weighting._asdict().items()}
-    assert objective.reads == hyper.keys()
+    hyper = {name: torch.tensor(getattr(weighting, name)) for name in objective.reads}
     found = objective(model, (many,), noise, hyper)
 
     root = MhvaeSpectra.of(x.double()).root
@@ -47,7 +47,7 @@ def test_the_sampled_loss_is_the_exact_one_on_average(x, sigma_2):
 def test_training_comes_near_the_closed_form(x):
     theta = h.uncentred_theta(x.double())
     weighting = {"beta_1": 1.0, "beta_2": 1.5, "eta_dec": 0.5, "eta_enc": 0.5}
-    sweep = Sweep.grid(lambda: LinearMhvae(5, 2, 2, sigma_1=0.5), seed=[0, 1], lr=1e-2, **weighting)
+    sweep = Sweep.grid(partial(LinearMhvae, 5, 2, 2, sigma_1=0.5), seed=[0, 1], lr=1e-2, **weighting)
     found = fit(
         sweep,
         x,
@@ -71,4 +71,37 @@ def test_the_guard_keeps_the_loss_finite_where_sigma_2_is_zero(x):
     noise = {n: torch.randn(spec.shape) for n, spec in SampledMhvae().noise(model, len(x)).items()}
     hyper = {name: torch.tensor(1.0) for name in SampledMhvae.reads}
     assert SampledMhvae()(model, (x,), noise, hyper).loss.isfinite()
-    assert "sigma_2=0.0" in repr(model)
+
+
+def test_standard_deviations_must_be_positive():
+    with pytest.raises(ValueError, match="sigma_1"):
+        LinearMhvae(5, 2, 2, sigma_1=0.0)
+    with pytest.raises(ValueError, match="eta_dec"):
+        MHVAE.mlp(5, 3, 2, 2, eta_dec=-1.0)
+
+
+@pytest.mark.parametrize(
+    "model", [partial(MHVAE.mlp, 64, 7, 3, 2), partial(MHVAE.conv, (1, 8, 8), (4, 3), 7, 3, 2)], ids=["mlp", "conv"]
+)
+def test_networks_train_as_a_stack_as_they_do_alone(model):
+    x = torch.rand(40, 64, generator=torch.Generator().manual_seed(2))
+    setting = {"seed": 3, "lr": 1e-3, "beta_1": [0.5, 2.0], "beta_2": 1.0, "eta_dec": [0.25, 1.0]}
+    options = {"steps": 12, "batch_size": 10, "progress": False}
+    stacked = fit(Sweep.grid(model, **setting), x, SampledMhvae(), stack=True, **options)
+    assert stacked.summary.stacked.all(), "members that differ in eta_dec are one architecture"
+    for member, state in enumerate(stacked.states):
+        alone = fit(stacked.sweep[member], x, SampledMhvae(), stack=False, **options).states[0]
+        torch.testing.assert_close(state, alone, rtol=1e-4, atol=1e-5)
+        assert float(alone["eta_dec"]) == stacked.summary.eta_dec[member]
+
+
+def test_networks_have_the_layers_of_the_papers_code():
+    conv = MHVAE.conv((1, 28, 28), (64, 32), 64, 16, 16)
+    assert conv.to_z1[0][-1].in_features == 1568
+    z = torch.randn(5, 2, 16)
+    assert conv.decode_1(z).shape == (5, 2, 784)
+    torch.testing.assert_close(conv.decode_1(z)[3], conv.decode_1(z[3]))
+    assert conv.decode_1(100 * z).abs().max() <= 1
+    mean, log_var = MHVAE.mlp(784, 256, 16, 16).encode_2(z)
+    assert mean.shape == log_var.shape == (5, 2, 16)
+    assert log_var.max() <= 1e-6, "tanh bounds the standard deviation by 1"
