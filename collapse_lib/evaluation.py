@@ -14,8 +14,9 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from collapse_lib.metrics import collapsed_share, posterior_kl
-from collapse_lib.objectives import gaussian_log_likelihood, reparameterise
+from collapse_lib.likelihood import ImportanceNLL, importance_nll
+from collapse_lib.metrics import active_units, active_units_by_kl, collapsed_share, posterior_kl
+from collapse_lib.objectives import Posterior, gaussian_log_likelihood, relative_to_prior, reparameterise
 from collapse_lib.theory.collapse import tuned_sigma2
 from collapse_lib.training import FitResult
 
@@ -31,55 +32,118 @@ class GaussianEvaluation(NamedTuple):
     kl: float
     squared_error: float  # R = E ||x - xhat||^2, over the same samples
     latent_kl: Tensor  # (N, k) KL of each latent for each datum
+    latent_mean: Tensor  # (N, k) posterior mean
 
 
 @torch.no_grad()
 def evaluate_gaussian(
-    model: Any, x: Tensor, *, n_samples: int = 8, seed: int = 0, chunk: int = 1000
+    model: Any, x: Tensor | tuple[Tensor, ...], *, n_samples: int = 8, seed: int = 0, chunk: int = 1000
 ) -> GaussianEvaluation:
     """ELBO terms of a VAE with a Gaussian likelihood on `x` (N, n), `n_samples` posterior samples a datum.
 
         ELBO = -(n/2) log(2 pi sigma2) - R / (2 sigma2) - KL
 
-    The model has `encode`, `decode` and `log_sigma2` (`models.gaussian`, `models.linear`); the samples come from `seed`
-    and are the same for every model. Raises ValueError for a Bernoulli likelihood or fewer than one sample.
+    The model has `encode`, `decode` and `log_sigma2` (`models.gaussian`, `models.linear`, `models.conditional`), and
+    `eta_enc` where its prior is N(0, eta_enc^2 I). A conditional model takes a pair: what it is given, what it decodes.
+    The samples come from `seed` and are the same for every model. Raises ValueError for a Bernoulli likelihood or fewer
+    than one sample.
     """
     if getattr(model, "likelihood", "gaussian") != "gaussian":
         raise ValueError("the model has a Bernoulli likelihood, and with it neither sigma2 nor a squared error")
     if n_samples < 1:
         raise ValueError(f"n_samples must be at least 1, got {n_samples}")
+    data = x if isinstance(x, tuple) else (x,)
     generator = torch.Generator().manual_seed(seed)
-    kls, log_likelihood, error = [], 0.0, 0.0
-    for rows in x.split(chunk):
-        posterior = model.encode(rows)
-        eps = torch.randn(n_samples, len(rows), model.n_latents, generator=generator, dtype=x.dtype).to(x.device)
-        x_mean = model.decode(reparameterise(posterior, eps))
+    kls, means, log_likelihood, error = [], [], 0.0, 0.0
+    for start in range(0, len(data[-1]), chunk):
+        *condition, rows = (part[start : start + chunk] for part in data)
+        posterior = model.encode(*condition, rows)
+        eps = torch.randn(n_samples, len(rows), model.n_latents, generator=generator, dtype=rows.dtype).to(rows.device)
+        x_mean = model.decode(reparameterise(posterior, eps), *condition)
         log_likelihood += float(gaussian_log_likelihood(x_mean, rows, model.log_sigma2.exp()).double().mean(0).sum())
         error += float((x_mean - rows).square().sum(-1).double().mean(0).sum())
-        shape = posterior.mean.shape
-        kls.append(posterior_kl(posterior.mean, posterior.log_var.exp().expand(shape)))
-    latent_kl = torch.cat(kls)
-    kl, log_likelihood, error = float(latent_kl.sum(-1).mean()), log_likelihood / len(x), error / len(x)
-    return GaussianEvaluation(log_likelihood - kl, log_likelihood, kl, error, latent_kl)
+        kls.append(latent_kl_of(posterior, _prior_std(model)))
+        means.append(posterior.mean)
+    latent_kl, n = torch.cat(kls), len(data[-1])
+    kl, log_likelihood, error = float(latent_kl.sum(-1).mean()), log_likelihood / n, error / n
+    return GaussianEvaluation(log_likelihood - kl, log_likelihood, kl, error, latent_kl, torch.cat(means))
 
 
 def measure_gaussian(
-    model: Any, x: Tensor, *, epsilon: Sequence[float] = (), delta: float = 0.01, n_samples: int = 8, seed: int = 0
+    model: Any,
+    x: Tensor | tuple[Tensor, ...],
+    *,
+    epsilon: Sequence[float] = (),
+    delta: float = 0.01,
+    n_samples: int = 8,
+    seed: int = 0,
 ) -> dict[str, float]:
     """The numbers of `evaluate_gaussian` that a table wants, with what theory makes of them.
 
     elbo, log_likelihood, kl, squared_error, sigma2; tuned_sigma2 = R/n and tuned_elbo, the best sigma2 for these
-    networks and the ELBO there (`theory.collapse.tuned_sigma2`); collapsed_<epsilon>, the share of latents that are
-    (epsilon, delta)-collapsed on `x`, for each `epsilon`.
+    networks and the ELBO there (`theory.collapse.tuned_sigma2`); the active units of `activity`; collapsed_<epsilon>,
+    the share of latents that are (epsilon, delta)-collapsed on `x`, for each `epsilon`.
     """
     found = evaluate_gaussian(model, x, n_samples=n_samples, seed=seed)
-    tuned = tuned_sigma2(found.squared_error, found.kl, x.shape[-1])
-    shares = collapsed_share(found.latent_kl, torch.tensor(list(epsilon), dtype=torch.float64), delta)
+    tuned = tuned_sigma2(found.squared_error, found.kl, (x[-1] if isinstance(x, tuple) else x).shape[-1])
     return (
-        {name: value for name, value in found._asdict().items() if name != "latent_kl"}
+        scalar_fields(found)
         | {"sigma2": float(model.log_sigma2.detach().exp()), "tuned_sigma2": tuned.sigma2, "tuned_elbo": tuned.elbo}
-        | {f"collapsed_{e:g}": float(share) for e, share in zip(epsilon, shares, strict=True)}
+        | activity(found.latent_kl, found.latent_mean)
+        | collapsed_shares(found.latent_kl, epsilon, delta)
     )
+
+
+def latent_kl_of(posterior: Posterior, prior_std: float) -> Tensor:
+    """(N, k) KL of each latent for each datum."""
+    mean, log_var = relative_to_prior(posterior, prior_std)
+    return posterior_kl(mean, log_var.exp().expand(mean.shape))
+
+
+def scalar_fields(found: Any) -> dict[str, float]:
+    """The scalar fields of an evaluation."""
+    return {name: value for name, value in found._asdict().items() if not isinstance(value, Tensor)}
+
+
+def collapsed_shares(latent_kl: Tensor, epsilon: Sequence[float], delta: float) -> dict[str, float]:
+    """`metrics.collapsed_share` of `latent_kl` (N, k) at each epsilon, named collapsed_<epsilon>."""
+    shares = collapsed_share(latent_kl, torch.tensor(list(epsilon), dtype=torch.float64), delta)
+    return {f"collapsed_{e:g}": float(share) for e, share in zip(epsilon, shares, strict=True)}
+
+
+def activity(latent_kl: Tensor, latent_mean: Tensor) -> dict[str, float]:
+    """Active units by three rules, for (N, k) each: au_burda and au_kl count, au_code is a share in [0, 1].
+
+    au_burda: Cov_x(mean_i) > 0.01 (Burda et al. 2016); au_kl: mean KL_i > 0.01 nat; au_code: the share of data and
+    latents with KL_i(x) >= 0.01 nat, which is what the code of Dang et al. 2024 calls AU.
+    """
+    return {
+        "au_burda": float(active_units(latent_mean).n_active),
+        "au_kl": float(active_units_by_kl(latent_kl).n_active),
+        "au_code": float((latent_kl >= 0.01).double().mean()),
+    }
+
+
+def gaussian_nll(
+    model: Any, x: Tensor | tuple[Tensor, ...], n_samples: int, *, seed: int = 0, chunk: int | None = None
+) -> ImportanceNLL:
+    """`likelihood.importance_nll` of a model that `evaluate_gaussian` takes: -log p(x), or -log p(y|x) given a pair."""
+    data = x if isinstance(x, tuple) else (x,)
+    widths = [part.shape[-1] for part in data]
+
+    def log_likelihood(joined: Tensor, z: Tensor) -> Tensor:
+        *condition, rows = joined.split(widths, -1)
+        return gaussian_log_likelihood(model.decode(z * std, *condition), rows, model.log_sigma2.exp())
+
+    with torch.no_grad():
+        std = _prior_std(model)
+        posterior = relative_to_prior(model.encode(*data), std)
+        mean = posterior.mean
+        var = posterior.log_var.exp().expand_as(mean)
+        generator = torch.Generator().manual_seed(seed)
+        return importance_nll(
+            torch.cat(data, -1), mean, var, log_likelihood, n_samples, generator=generator, chunk=chunk
+        )
 
 
 def evaluate_members(result: FitResult, measure: Measure) -> pd.DataFrame:
@@ -124,3 +188,8 @@ class PerMember:
             model.load_state_dict({name: t[member] for name, t in state.items()})
             rows.append(self.measure(model))
         return {name: torch.tensor([row[name] for row in rows], dtype=torch.float64) for name in rows[0]}
+
+
+def _prior_std(model: Any) -> float:
+    """eta_enc; 1 for a model that does not name it."""
+    return float(getattr(model, "eta_enc", 1.0))

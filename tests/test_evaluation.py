@@ -5,8 +5,18 @@ from functools import partial
 import pandas as pd
 import pytest
 import torch
+from torch.distributions import MultivariateNormal
 
-from collapse_lib.evaluation import PerMember, evaluate_gaussian, evaluate_members, late_change, measure_gaussian
+from collapse_lib.evaluation import (
+    PerMember,
+    activity,
+    evaluate_gaussian,
+    evaluate_members,
+    gaussian_nll,
+    late_change,
+    measure_gaussian,
+)
+from collapse_lib.models.conditional import ConditionalElbo, LinearCVAE, UncentredLinearVAE
 from collapse_lib.models.gaussian import GaussianVAE
 from collapse_lib.models.linear import LinearVAE, Moments
 from collapse_lib.objectives import SampledElbo
@@ -109,3 +119,44 @@ def test_errors(x: torch.Tensor) -> None:
         evaluate_gaussian(GaussianVAE.mlp(6, (5,), 2), x)
     with pytest.raises(ValueError, match="n_samples must be at least 1"):
         evaluate_gaussian(GaussianVAE.mlp(6, (5,), 2, likelihood="gaussian"), x, n_samples=0)
+
+
+def test_a_conditional_model_has_its_closed_form(x: torch.Tensor) -> None:
+    """A linear CVAE with eta_enc != 1 against its objective, which takes the expectation over z exactly."""
+    torch.manual_seed(1)
+    model = LinearCVAE.normal_start(2, 4, 3, sigma=[0.3, 0.9, 1.7], eta_dec=0.7, eta_enc=1.4).double()
+    model.requires_grad_(False)
+    given, decoded = x.split([2, 4], -1)
+    exact = ConditionalElbo(0)(model, (given, decoded), {}, {})
+    found = evaluate_gaussian(model, (given, decoded), n_samples=4000, chunk=17)
+    assert found.kl == pytest.approx(float(exact.kl), rel=1e-9)
+    assert found.elbo == pytest.approx(float(exact.elbo), abs=0.02)
+    assert found.latent_mean.shape == (60, 3)
+    torch.testing.assert_close(found.latent_mean, model.encode(given, decoded).mean)
+
+
+@torch.no_grad()
+def test_the_importance_sampled_nll_is_the_exact_one(x: torch.Tensor) -> None:
+    """p(x) = N(0, eta_enc^2 U U^T + eta_dec^2 I), and for the CVAE p(y|x) = N(U2 x, the same with U1)."""
+    torch.manual_seed(0)
+    plain = UncentredLinearVAE.normal_start(6, 2, eta_dec=0.7, eta_enc=1.4).double()
+    exact = MultivariateNormal(torch.zeros(6).double(), covariance(plain.U, 0.7, 1.4)).log_prob(x)
+    found = gaussian_nll(plain, x, 2000, seed=3)
+    assert found.nll == pytest.approx(-float(exact.mean()), abs=4 * found.standard_error + 1e-6)
+
+    given, decoded = x.split([2, 4], -1)
+    cvae = LinearCVAE.normal_start(2, 4, 3, sigma=0.9, eta_dec=0.7, eta_enc=1.4).double()
+    exact = MultivariateNormal(given @ cvae.U2.T, covariance(cvae.U1, 0.7, 1.4)).log_prob(decoded)
+    found = gaussian_nll(cvae, (given, decoded), 2000, seed=3)
+    assert found.nll == pytest.approx(-float(exact.mean()), abs=4 * found.standard_error + 1e-6)
+    assert found.n_samples == 2000
+
+
+def covariance(U: torch.Tensor, eta_dec: float, eta_enc: float) -> torch.Tensor:
+    return eta_enc**2 * U @ U.T + eta_dec**2 * torch.eye(len(U), dtype=U.dtype)
+
+
+def test_active_units_are_counted_by_three_rules() -> None:
+    mean = torch.tensor([[1.0, 0.0, 0.1], [-1.0, 0.0, 0.1], [1.0, 0.0, 0.1], [-1.0, 0.0, 0.1]])
+    kl = torch.tensor([[0.5, 0.0, 0.02], [0.5, 0.0, 0.02], [0.5, 0.0, 0.0], [0.5, 0.03, 0.0]])
+    assert activity(kl, mean) == {"au_burda": 1, "au_kl": 1, "au_code": pytest.approx(7 / 12)}

@@ -47,14 +47,14 @@ def test_the_kl_does_not_change_with_the_scale_of_z(std, eta_enc, seed):
 
 
 def test_the_released_beta_counts_half():
-    """recon / eta_dec^2 + beta KL against recon / (2 eta_dec^2) + effective beta KL: proportional."""
-    for convention, halves in (("released", 1.0), ("elbo", 0.5)):
-        losses = [(halves * recon / 0.25 + 4.0 * kl) for recon, kl in ((3.0, 1.0), (0.5, 7.0))]
-        ours = [
-            recon / (2 * 0.25) + objectives.effective_beta(4.0, convention) * kl
-            for recon, kl in ((3.0, 1.0), (0.5, 7.0))
-        ]
-        assert losses[0] / ours[0] == pytest.approx(losses[1] / ours[1])
+    """A document's reconstruction term with or without its 1/2, plus beta KL, is in proportion to ours."""
+    terms = (3.0, 1.0), (0.5, 7.0)  # recon, KL
+    for convention, half in (("released", 1.0), ("elbo", 0.5)):
+        ratios = []
+        for recon, kl in terms:
+            theirs = half * recon / 0.25 + 4.0 * kl
+            ratios.append(theirs / (recon / (2 * 0.25) + objectives.effective_beta(4.0, convention) * kl))
+        assert ratios[0] == pytest.approx(ratios[1])
     with pytest.raises(ValueError, match="convention"):
         objectives.effective_beta(1.0, "paper")
 
