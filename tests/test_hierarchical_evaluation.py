@@ -50,14 +50,15 @@ def test_the_two_level_nll_is_the_exact_one(x: torch.Tensor, model: LinearMhvae)
     """p(x) = N(0, U1 ( eta_enc^2 U2 U2^T + eta_dec^2 I ) U1^T + eta_dec^2 I), with q near enough to cover it."""
     for weight in (model.W1, model.W2, model.U1, model.U2):
         weight.div_(8)
+    model.sigma_1.fill_(0.75)
+    model.sigma_2.fill_(1.45)
     inner = 1.4**2 * model.U2 @ model.U2.T + 0.49 * torch.eye(3, dtype=torch.float64)
     covariance = model.U1 @ inner @ model.U1.T + 0.49 * torch.eye(5, dtype=torch.float64)
     exact = MultivariateNormal(torch.zeros(5, dtype=torch.float64), covariance).log_prob(x)
     found = hierarchical_nll(model, x, 20_000, seed=2)
-    assert found.standard_error < 0.02
+    assert found.standard_error < 2e-3
     assert found.nll == pytest.approx(-float(exact.mean()), abs=5 * found.standard_error)
-    few = hierarchical_nll(model, x, 5, seed=2)
-    assert few.nll > found.nll, "an upper bound that tightens with more samples"
+    assert found.nll < -evaluate_hierarchical(model, x.repeat(500, 1)).elbo, "the ELBO is a lower bound"
 
 
 def test_z2_alone_decodes_to_the_mean_path(x: torch.Tensor, model: LinearMhvae) -> None:
