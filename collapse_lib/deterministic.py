@@ -157,7 +157,8 @@ def fit_linear_autoencoder(
         d/dD  = 2 [ D (E S E^T) - S E^T ],    d/dE = 2 [ (D^T D) E - D^T ] S
     Its minima are D = U_k T, E = T^-1 U_k^T for any invertible T, with error sum_{j>k} l_j (Baldi and Hornik 1989);
     every other stationary point is a saddle. Start: D and E ~ N(0, weight_std^2) (default n^-1/2) from `seed`. Stops as
-    `maximise_profile_elbo` does; the tolerance is wider, since rounding of tr S hides gradients below about 1e-7. Errors: ValueError if k is outside 1..rank S or an iteration count is not positive.
+    `maximise_profile_elbo` does; the tolerance is wider, since rounding of tr S hides gradients below about 1e-7.
+    Errors: ValueError if k is outside 1..rank S or an iteration count is not positive.
     """
     n, p = spectrum.n, spectrum.rank
     if not 1 <= k <= p:
