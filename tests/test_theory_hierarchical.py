@@ -12,7 +12,7 @@ from scipy import optimize
 from torch import Tensor
 from torch.distributions import Normal
 
-from collapse_lib.exact_mhvae import MhvaeSetting, compare, solve_mhvae
+from collapse_lib.hierarchical_optima import MhvaeSetting, compare, solve_mhvae
 from collapse_lib.theory import hierarchical as h
 from collapse_lib.theory import hierarchical_modes as modes
 from collapse_lib.theory.hierarchical import Mhvae, MhvaeOptimum, Weighting

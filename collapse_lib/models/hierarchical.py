@@ -5,7 +5,7 @@ both latents sampled (Dang et al., ICLR 2024).
     q(z2|z1) = N(m(z1), diag sigma_2^2)          p(z1|z2) = N(d_2(z2), eta_dec^2 I)        p(z2) = N(0, eta_enc^2 I)
 
 `training.fit` trains them on `SampledMhvae`. For the linear one `theory.hierarchical` has the closed forms and
-`exact_mhvae` finds the optimum without sampling.
+`hierarchical_optima` finds the optimum without sampling.
 """
 
 from collections.abc import Sequence
