@@ -301,7 +301,7 @@ def test_a_limited_optimum_minimises_the_loss_plus_price_times_power(
         return
     step = 1e-5 * power
     up, down = (h.mhvae_sigma2_learnable(theta, weighting, sigma_1, d, power=power + e).loss for e in (step, -step))
-    assert -weighting.eta_dec**2 * (up - down) / (2 * step) == pytest.approx(limited.price, rel=1e-3, abs=1e-6)
+    assert -(weighting.eta_dec**2) * (up - down) / (2 * step) == pytest.approx(limited.price, rel=1e-3, abs=1e-6)
     assert float(h.mhvae_terms(limited.weights(d), theta, weighting).loss) == pytest.approx(limited.loss, rel=1e-9)
 
 
