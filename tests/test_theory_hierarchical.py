@@ -63,6 +63,10 @@ def test_terms_are_those_of_the_sampled_model_in_pixel_space() -> None:
     kl_2 = torch.distributions.kl_divergence(q2, prior).sum(-1).mean()
 
     terms = h.mhvae_terms(weights, Z, weighting)
+    from_z2 = (noise[1] * q2.scale + q2.loc) @ (weights.U1 @ weights.U2).T
+    assert float(h.squared_error_from_z2(weights, Z)) == pytest.approx(
+        float((from_z2 - x).square().sum(-1).mean()), rel=0.01
+    )
     assert float(terms.z1_term) == pytest.approx(float(z1_term), rel=0.01)
     assert float(terms.kl_2) == pytest.approx(float(kl_2), rel=0.01)
     negative_elbo = -log_y + weighting.beta_1 * z1_term + weighting.beta_2 * kl_2

@@ -198,6 +198,18 @@ def total_information(weights: Mhvae) -> Tensor:
     return 0.5 * (torch.logdet(noise + coded @ coded.T) - torch.logdet(noise))
 
 
+def squared_error_from_z2(weights: Mhvae, Z: Array) -> Tensor:
+    """E ||y - U1 U2 z2||^2, z2 ~ q(z2|z1) and z1 ~ q(z1|x): what z2 alone knows of y, ().
+
+    ||U1 U2 W2 V1 - Z||^2 + tr(M Sigma_1 M^T) + tr(U1 U2 Sigma_2 (U1 U2)^T),  M = U1 U2 W2.  Z as in `mhvae_terms`.
+    """
+    (U1, V1, U2, W2, variance_1, variance_2), Z = _fitting(weights, Z)
+    decoder = U1 @ U2
+    whole = decoder @ W2
+    noise = (whole.square() * variance_1).sum() + (decoder.square() * variance_2).sum()
+    return (whole @ V1 - Z).square().sum() + noise
+
+
 def uncentred_theta(x: Array) -> Tensor:
     """theta_i for y = x: the roots of the eigenvalues of (1/N) sum_i x_i x_i^T, descending, (n,); x (N, n)."""
     x = t.array("x", x, "N, n")
