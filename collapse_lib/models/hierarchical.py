@@ -125,10 +125,11 @@ class MHVAE(TwoLatents):
         sigma_1: float = 0.5,
         eta_dec: float = 0.5,
         eta_enc: float = 0.5,
+        tanh: bool = True,
     ) -> "MHVAE":
-        """One hidden ReLU layer a map."""
+        """One hidden ReLU layer a map. Without `tanh` the maps end in their affine layer (ours): z1 is not bounded."""
         to_z1, to_z2, from_z2, from_z1 = (
-            nn.Sequential(mlp(widths), nn.Tanh())
+            nn.Sequential(mlp(widths), nn.Tanh()) if tanh else mlp(widths)
             for widths in ([n, hidden, d1], [d1, hidden, 2 * d2], [d2, hidden, d1], [d1, hidden, n])
         )
         return cls(to_z1, to_z2, from_z2, from_z1, d1, d2, sigma_1=sigma_1, eta_dec=eta_dec, eta_enc=eta_enc)
