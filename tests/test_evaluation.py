@@ -160,3 +160,14 @@ def test_active_units_are_counted_by_three_rules() -> None:
     mean = torch.tensor([[1.0, 0.0, 0.1], [-1.0, 0.0, 0.1], [1.0, 0.0, 0.1], [-1.0, 0.0, 0.1]])
     kl = torch.tensor([[0.5, 0.0, 0.02], [0.5, 0.0, 0.02], [0.5, 0.0, 0.0], [0.5, 0.03, 0.0]])
     assert activity(kl, mean) == {"au_burda": 1, "au_kl": 1, "au_code": pytest.approx(7 / 12)}
+
+
+def test_activity_does_not_depend_on_the_scale_of_z(x: torch.Tensor) -> None:
+    """z with the prior N(0, 1) against 5 z with the prior N(0, 25): the same model in other units."""
+    torch.manual_seed(0)
+    unit = UncentredLinearVAE.normal_start(6, 2, sigma=0.5).double().requires_grad_(False)
+    scaled = UncentredLinearVAE.normal_start(6, 2, sigma=2.5, eta_enc=5.0).double().requires_grad_(False)
+    scaled.W.copy_(5 * unit.W)
+    scaled.U.copy_(unit.U / 5)
+    a, b = (measure_gaussian(model, 0.3 * x) for model in (unit, scaled))
+    assert {name: b[name] for name in a} == pytest.approx(a, rel=1e-5)
