@@ -135,7 +135,7 @@ def constrained_linear(eigenvalues: Array, sigma2: Array, L: Array) -> Constrain
     """Maximum likelihood of x ~ N(W z, sigma2 I) with singular values of at least L: w_i^2 = max(l_i - sigma2, L^2).
 
     eigenvalues: l_i of the data covariance (any shape, `sigma2` and `L` broadcast). L = 0 is probabilistic PCA. When
-    the constraint binds, the variance of the posterior mean, w^2 l / (w^2 + sigma2)^2, first rises and then falls with L:
+    the constraint binds, the variance of the posterior mean, w^2 l / (w^2 + sigma2)^2, first rises, then falls with L:
     the count of active units at a fixed threshold is no monotone function of L (`active_window`).
     """
     lam, s, L = _non_negative("eigenvalues", eigenvalues), _positive("sigma2", sigma2), _non_negative("L", L)
