@@ -99,7 +99,7 @@ def skip_vae(
     likelihood: Likelihood = "bernoulli",
     sigma2: float = 1.0,
 ) -> GaussianVAE:
-    """A VAE with a `SkipDecoder` whose scale starts at `scale`: the control for B = PCA, where L^2 B z is linear PCA."""
+    """A VAE with a `SkipDecoder` whose scale starts at `scale`: the control for B = PCA, where L^2 B z is PCA."""
     n, k = B.shape
     decoder = SkipDecoder(mlp([k, *decoder_hidden, n]), B, scale=scale, output=output)
     return GaussianVAE(ClampedEncoder(n, encoder_hidden, k), decoder, k, likelihood=likelihood, sigma2=sigma2)
