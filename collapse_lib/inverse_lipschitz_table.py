@@ -14,7 +14,6 @@ import torch
 from matplotlib.axes import Axes
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.func import jacfwd, vmap
 
 from collapse_lib import plotting
 from collapse_lib.convex import BrenierDecoder
@@ -25,6 +24,7 @@ from collapse_lib.models.mixture import MonteCarloElbo
 from collapse_lib.objectives import SampledElbo
 from collapse_lib.rivals import Cycle, FreeBits, SemiAmortisedElbo, lagging
 from collapse_lib.sweeps import Ramp
+from collapse_lib.theory.inverse_lipschitz import linearise
 from collapse_lib.transforms import binarise_static
 
 
@@ -95,8 +95,8 @@ def constant_kept(model: Any, x: Tensor, *, n_points: int = 500, seed: int = 0) 
         raise ValueError("only a Brenier decoder with L > 0 promises a constant")
     z = torch.randn(n_points, model.n_latents, generator=torch.Generator().manual_seed(seed), dtype=x.dtype)
     points = torch.cat([z.to(x.device), model.encode(x[:n_points]).mean])
-    jacobian = vmap(jacfwd(copy.deepcopy(decoder).double()))
-    found = [torch.linalg.svdvals(jacobian(rows)).amin() for rows in points.double().split(50)]
+    precise = copy.deepcopy(decoder).double()
+    found = [torch.linalg.svdvals(linearise(precise, rows).J).amin() for rows in points.double().split(50)]
     return float(torch.stack(found).min()) / decoder.inverse_lipschitz
 
 
