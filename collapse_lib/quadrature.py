@@ -10,9 +10,8 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.func import jacrev, vmap
 
-from collapse_lib.theory.inverse_lipschitz import Likelihood
+from collapse_lib.theory.inverse_lipschitz import Likelihood, linearise
 
 
 class GridPosterior(NamedTuple):
@@ -54,7 +53,7 @@ def grid_posterior(
     axis = torch.linspace(-half_width, half_width, points, dtype=x.dtype, device=x.device)
     z = torch.cartesian_prod(*[axis] * k).reshape(-1, k)
     step = float(axis[1] - axis[0])
-    f, J = (torch.cat([g(rows) for rows in z.split(4096)]) for g in (vmap(decoder), vmap(jacrev(decoder))))
+    f, J = (torch.cat(parts) for parts in zip(*(linearise(decoder, rows) for rows in z.split(4096)), strict=True))
     log_prior = (-0.5 * z.square().sum(-1) - 0.5 * k * math.log(2 * math.pi)).double()
     log_cell = k * math.log(step)
     prior = (log_prior + log_cell).exp()

@@ -21,6 +21,14 @@ def decoder(n: int, k: int, L: float, seed: int) -> BrenierDecoder:
     return BrenierDecoder(B, [16, 16], L=L).double().requires_grad_(False)
 
 
+def test_the_linearisation_is_that_of_backward_mode():
+    net, z = decoder(5, 2, 0.8, 0), normal(1, 7, 2)
+    with torch.no_grad():
+        f, J = il.linearise(net, z)
+    torch.testing.assert_close(f, net(z))
+    torch.testing.assert_close(J, torch.func.vmap(torch.func.jacrev(net))(z))
+
+
 @pytest.mark.parametrize("likelihood", ["gaussian", "bernoulli"])
 def test_the_score_is_that_of_autograd(likelihood):
     net, z, x = decoder(5, 2, 0.8, 0), normal(1, 7, 2).requires_grad_(), normal(2, 3, 5).sign().clamp_min(0)

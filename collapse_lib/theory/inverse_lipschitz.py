@@ -13,17 +13,25 @@ decoder, `convex.BrenierDecoder.inverse_lipschitz`. What is not marked as the pa
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.func import jacrev, vmap
+from torch.func import jacfwd, vmap
 
 from collapse_lib.theory import _tensors as t
 from collapse_lib.theory._tensors import Array
 
 Likelihood = Literal["gaussian", "bernoulli"]
+
+
+class Linearisation(NamedTuple):
+    """A decoder at S points."""
+
+    f: Tensor  # (S, n)
+    J: Tensor  # (S, n, k)
 
 
 class PointwiseFisher(NamedTuple):
@@ -61,6 +69,19 @@ class ConstrainedLinear(NamedTuple):
     nll: Tensor  # of the direction, nats per datum
 
 
+def linearise(decoder: Callable[[Tensor], Tensor], z: Tensor) -> Linearisation:
+    """Values and Jacobians of `decoder`, (k,) -> (n,), at `z` (S, k): k tangents forward, for k is not above n."""
+
+    def twice(u: Tensor) -> tuple[Tensor, Tensor]:
+        f = decoder(u)
+        return f, f
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # torch's own, about how it loads its forward-mode rules
+        J, f = vmap(jacfwd(twice, has_aux=True))(z)
+    return Linearisation(f, J)
+
+
 @torch.no_grad()
 def pointwise_fisher(
     decoder: Callable[[Tensor], Tensor],
@@ -81,7 +102,7 @@ def pointwise_fisher(
         raise ValueError(f"x must be (M, n) and z (S, k), got {tuple(x.shape)} and {tuple(z.shape)}")
     parts: list[tuple[Tensor, Tensor, Tensor]] = []
     for points in z.split(chunk):
-        f, J = vmap(decoder)(points), vmap(jacrev(decoder))(points)  # (S, n), (S, n, k)
+        f, J = linearise(decoder, points)
         r = (x[:, None] - f) / sigma2 if likelihood == "gaussian" else x[:, None] - f.sigmoid()
         Q = torch.linalg.qr(J)[0]
         parts.append(
