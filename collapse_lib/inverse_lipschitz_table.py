@@ -87,17 +87,27 @@ def families(
 
 
 @torch.no_grad()
+def least_singular_value(model: Any, x: Tensor, *, n_points: int = 500, seed: int = 0) -> float:
+    """Of the decoder's Jacobian, over `n_points` prior draws and the posterior means of the first `n_points` data."""
+    z = torch.randn(n_points, model.n_latents, generator=torch.Generator().manual_seed(seed), dtype=x.dtype)
+    points = torch.cat([z.to(x.device), model.encode(x[:n_points]).mean])
+    precise = copy.deepcopy(model.decoder).double()
+    found = [torch.linalg.svdvals(linearise(precise, rows).J).amin() for rows in points.double().split(50)]
+    return float(torch.stack(found).min())
+
+
 def constant_kept(model: Any, x: Tensor, *, n_points: int = 500, seed: int = 0) -> float:
-    """Smallest singular value of the decoder's Jacobian over `n_points` prior draws and the posterior means of as many
-    data, divided by the constant that it promises (`BrenierDecoder.inverse_lipschitz`, positive)."""
+    """`least_singular_value` over the constant that the decoder promises: at least 1 whatever was learned."""
     decoder = model.decoder
     if not isinstance(decoder, BrenierDecoder) or decoder.inverse_lipschitz == 0:
         raise ValueError("only a Brenier decoder with L > 0 promises a constant")
-    z = torch.randn(n_points, model.n_latents, generator=torch.Generator().manual_seed(seed), dtype=x.dtype)
-    points = torch.cat([z.to(x.device), model.encode(x[:n_points]).mean])
-    precise = copy.deepcopy(decoder).double()
-    found = [torch.linalg.svdvals(linearise(precise, rows).J).amin() for rows in points.double().split(50)]
-    return float(torch.stack(found).min()) / decoder.inverse_lipschitz
+    return least_singular_value(model, x, n_points=n_points, seed=seed) / decoder.inverse_lipschitz
+
+
+def snapshot(model: Any, x: Tensor, *, n_points: int = 50) -> dict[str, float]:
+    """A row of `measure_vae` on `x` with `L`, `promised` = L_eff and `least_singular_value`: along an annealed run."""
+    promised = {"L": float(model.decoder.L), "promised": model.decoder.inverse_lipschitz}
+    return promised | {"least": least_singular_value(model, x, n_points=n_points)} | measure_vae(model, x)
 
 
 def latent_profile(trained: Sequence[Trained], x: Tensor, methods: Sequence[str], *, seed: int) -> pd.DataFrame:

@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from itertools import pairwise
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 
 def mlp(widths: Sequence[int], *, activation: type[nn.Module] = nn.ReLU) -> nn.Sequential:
@@ -14,6 +15,17 @@ def mlp(widths: Sequence[int], *, activation: type[nn.Module] = nn.ReLU) -> nn.S
     for n_in, n_out in pairwise(widths):
         layers += [nn.Linear(n_in, n_out), activation()]
     return nn.Sequential(*layers[:-1])
+
+
+class LatentScale(nn.Module):
+    """z (..., k) -> exp(log_scale) z, in front of a decoder: a learned prior N(0, diag exp(2 log_scale)), whitened."""
+
+    def __init__(self, k: int) -> None:
+        super().__init__()
+        self.log_scale = nn.Parameter(torch.zeros(k))
+
+    def forward(self, z: Tensor) -> Tensor:
+        return self.log_scale.exp() * z
 
 
 def conv_encoder(shape: tuple[int, int, int], channels: Sequence[int], features: int, out: int) -> nn.Sequential:

@@ -50,6 +50,10 @@ def test_every_method_is_trained_and_measured(x, trained):
 def test_the_constant_is_kept_and_asked_of_its_own_kind_only(x, trained):
     of = {one.method: one.model for one in trained}
     assert il.constant_kept(of["IL-LIDVAE L=1"], x, n_points=20) >= 0.9999
+    row = il.snapshot(of["IL-LIDVAE L=1"], x, n_points=20)
+    assert row["promised"] == pytest.approx(1.0)
+    assert row["least"] == pytest.approx(il.constant_kept(of["IL-LIDVAE L=1"], x, n_points=20))
+    assert row["kl"] == measure_vae(of["IL-LIDVAE L=1"], x)["kl"]
     for method in ("VAE", "LIDVAE"):
         with pytest.raises(ValueError, match="promises"):
             il.constant_kept(of[method], x)

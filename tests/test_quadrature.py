@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from collapse_lib.quadrature import grid_posterior
+from collapse_lib.quadrature import grid_posterior, model_information
 from collapse_lib.theory import inverse_lipschitz as il
 
 
@@ -36,6 +36,13 @@ def test_a_bernoulli_decoder_with_one_latent() -> None:
         assert float(found.fisher_post) == pytest.approx(fisher, rel=0.02)
         assert float(found.nll) == pytest.approx(np.log(2), rel=1e-6)
         assert float(found.kl_post_prior) <= np.log(2)
+
+
+def test_the_information_of_a_linear_model() -> None:
+    """I(x; z) = k/2 log(1 + L^2 / sigma2) for f = L z."""
+    for L, sigma2, k in ((1.0, 1.0, 1), (2.0, 1.0, 2), (0.5, 0.3, 2)):
+        found = model_information(lambda z, L=L: L * z, k, k, sigma2=sigma2, draws=256, points=121)
+        assert found == pytest.approx(0.5 * k * np.log1p(L**2 / sigma2), abs=0.01)
 
 
 def test_what_a_grid_cannot_hold_is_refused() -> None:
