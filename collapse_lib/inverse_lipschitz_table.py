@@ -134,6 +134,8 @@ def constraint_panels(
         for name, style in (("VAE", "--"), ("skip control", ":")):
             ax.axhline(_of(table, name, column).mean(), color="#777777", linestyle=style, label=name)
         ax.set(xlabel="L of each map (whole decoder: L²)", ylabel=label)
+        if column.endswith("share"):
+            ax.set_ylim(0, 1.05)
     axes[0].legend()
 
 
@@ -147,7 +149,7 @@ def method_bars(ax: Axes, table: pd.DataFrame, column: str, *, reported: float |
         ax.plot([values.mean()] * 2, [place - 0.3, place + 0.3], color=color, linestyle="-", linewidth=2)
     if reported is not None:
         ax.axvline(reported, color=plotting.REPORTED.color, label=f"paper: {reported:g}, settings unknown")
-        ax.legend(loc="lower right")
+        ax.legend(loc="upper right")
     ax.set_yticks(range(len(order)), order)
     ax.invert_yaxis()
 
