@@ -202,7 +202,8 @@ class Members:
         moving = {name: p for name, p in self.params.items() if name not in resting}
         if not moving:
             return
-        gradients = dict(zip(moving, torch.autograd.grad(loss.sum(), list(moving.values())), strict=True))
+        found = torch.autograd.grad(loss.sum(), list(moving.values()), materialize_grads=True)  # zeros where unused
+        gradients = dict(zip(moving, found, strict=True))
         for name, target in self.targets.items():
             # contiguous: the fused Adam reads memory in order and never looks at the strides
             target.grad = gradients[name].contiguous() if name in gradients else None

@@ -60,6 +60,22 @@ def test_leaky_gates_leave_later_biases_without_a_gradient():
     assert all(p.grad.abs().max() > 0 for p in smooth.parameters()), "every parameter trains from the first step"
 
 
+@pytest.mark.parametrize("stack", [True, False])
+def test_what_leaky_gates_cannot_train_stays_and_the_rest_trains(stack):
+    x = torch.rand(64, 4, generator=torch.Generator().manual_seed(0))
+
+    def build() -> GaussianVAE:
+        decoder = BrenierDecoder(basis("eye", 4, 2), [5, 4], gates="leaky")
+        return GaussianVAE(mlp([4, 8, 4]), decoder, 2, likelihood="gaussian")
+
+    sweep = Sweep.grid(build, seed=[0, 1], lr=1e-2)
+    found = fit(sweep, x, SampledElbo(), steps=20, stack=stack, progress=False)
+    for member in (0, 1):
+        before, after = sweep.make(member).decoder.data_map, found.model(member).decoder.data_map
+        assert [torch.equal(a, b) for a, b in zip(before.b, after.b, strict=True)] == [False, True, True]
+        assert not torch.equal(before.A[1], after.A[1])
+
+
 @given(st.integers(1, 6), widths, gates, st.integers(0, 99))
 def test_the_network_is_convex_and_its_gradient_monotone(n, hidden, kind, seed):
     net, u, v = icnn(n, hidden, kind, seed), 3 * normal(seed, 20, n), 3 * normal(seed + 1, 20, n)
