@@ -68,7 +68,7 @@ def evaluate_gaussian(
         x_mean = model.decode(reparameterise(posterior, eps), *condition)
         log_likelihood += float(gaussian_log_likelihood(x_mean, rows, model.log_sigma2.exp()).double().mean(0).sum())
         error += float((x_mean - rows).square().sum(-1).double().mean(0).sum())
-        kls.append(latent_kl_of(posterior, _prior_std(model)))
+        kls.append(latent_kl_of(posterior, prior_std(model)))
         means.append(posterior.mean)
     latent_kl, n = torch.cat(kls), len(data[-1])
     kl, log_likelihood, error = float(latent_kl.sum(-1).mean()), log_likelihood / n, error / n
@@ -95,7 +95,7 @@ def measure_gaussian(
     return (
         scalar_fields(found)
         | {"sigma2": float(model.log_sigma2.detach().exp()), "tuned_sigma2": tuned.sigma2, "tuned_elbo": tuned.elbo}
-        | activity(found.latent_kl, found.latent_mean)
+        | activity(found.latent_kl, found.latent_mean / prior_std(model))
         | collapsed_shares(found.latent_kl, epsilon, delta)
     )
 
@@ -121,7 +121,8 @@ def activity(latent_kl: Tensor, latent_mean: Tensor) -> dict[str, float]:
     """Active units by three rules, for (N, k) each: au_burda and au_kl count, au_code is a share in [0, 1].
 
     au_burda: Cov_x(mean_i) > 0.01 (Burda et al. 2016); au_kl: mean KL_i > 0.01 nat; au_code: the share of data and
-    latents with KL_i(x) >= 0.01 nat, which is what the code of Dang et al. 2024 calls AU.
+    latents with KL_i(x) >= 0.01 nat, which is what the code of Dang et al. 2024 calls AU. `latent_mean` is in units of
+    the prior's standard deviation (`prior_std`), since the first rule is made for N(0, I).
     """
     return {
         "au_burda": float(active_units(latent_mean).n_active),
@@ -142,7 +143,7 @@ def gaussian_nll(
         return gaussian_log_likelihood(model.decode(z * std, *condition), rows, model.log_sigma2.exp())
 
     with torch.no_grad():
-        std = _prior_std(model)
+        std = prior_std(model)
         posterior = relative_to_prior(model.encode(*data), std)
         mean = posterior.mean
         var = posterior.log_var.exp().expand_as(mean)
@@ -266,6 +267,6 @@ class PerMember:
         return {name: torch.tensor([row[name] for row in rows], dtype=torch.float64) for name in rows[0]}
 
 
-def _prior_std(model: Any) -> float:
+def prior_std(model: Any) -> float:
     """eta_enc; 1 for a model that does not name it."""
     return float(getattr(model, "eta_enc", 1.0))

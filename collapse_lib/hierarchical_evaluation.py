@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from collapse_lib.evaluation import activity, collapsed_shares, latent_kl_of, scalar_fields
+from collapse_lib.evaluation import activity, collapsed_shares, latent_kl_of, prior_std, scalar_fields
 from collapse_lib.likelihood import ImportanceNLL, importance_nll
 from collapse_lib.models.hierarchical import TwoLatents, expected_z1_term
 from collapse_lib.objectives import Posterior, gaussian_log_likelihood, reparameterise
@@ -55,7 +55,7 @@ def measure_hierarchical(
     found = evaluate_hierarchical(model, x, seed=seed)
     return (
         scalar_fields(found)
-        | activity(found.latent_kl, found.latent_mean)
+        | activity(found.latent_kl, found.latent_mean / prior_std(model))
         | collapsed_shares(found.latent_kl, epsilon, delta)
     )
 

@@ -87,11 +87,16 @@ def solve_cvae(
     return CvaeSolution(CvaeWeights(**weights), (0.5 * log_sigma2).exp(), found)
 
 
-def active_coordinates(U: Tensor, sigma: Tensor, eta_enc: float = 1.0, *, learnable: bool = True) -> Tensor:
-    """Which coordinates a decoder U (q, d) uses, (d,) bool: column above COLUMN_SHARE of the longest one and, where
-    sigma (d,) is learned, off eta_enc by more than SIGMA_SHARE of it."""
+def used_columns(U: Tensor) -> Tensor:
+    """Which columns of a decoder U (q, d) are longer than COLUMN_SHARE of the longest one, (d,) bool."""
     length = U.norm(dim=0)
-    used = length > COLUMN_SHARE * length.max()
+    return length > COLUMN_SHARE * length.max()
+
+
+def active_coordinates(U: Tensor, sigma: Tensor, eta_enc: float = 1.0, *, learnable: bool = True) -> Tensor:
+    """Which coordinates a decoder U (q, d) uses, (d,) bool: those of `used_columns` and, where sigma (d,) is learned,
+    of these those off eta_enc by more than SIGMA_SHARE of it."""
+    used = used_columns(U)
     return used & ((sigma / eta_enc - 1).abs() > SIGMA_SHARE) if learnable else used
 
 

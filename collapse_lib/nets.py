@@ -1,5 +1,6 @@
 """Building blocks of encoders and decoders."""
 
+import math
 from collections.abc import Sequence
 from itertools import pairwise
 
@@ -26,6 +27,35 @@ class LatentScale(nn.Module):
 
     def forward(self, z: Tensor) -> Tensor:
         return self.log_scale.exp() * z
+
+
+class GlobalVariance(nn.Module):
+    """An encoder with one variance for all data: `mean` (batch, n) -> (batch, k), beside it log_var (k,): (batch, 2k).
+
+    It is what `models.gaussian.GaussianVAE` takes for an encoder. `sigma` is the standard deviation that every latent
+    starts with; with `learn=False` it stays. `mean` may be any network: one that ends in a ReLU gives the means of the
+    VAE in the code of Dang et al. 2024.
+    """
+
+    log_var: Tensor
+
+    def __init__(self, mean: nn.Module, k: int, *, sigma: float = 1.0, learn: bool = True) -> None:
+        super().__init__()
+        if sigma <= 0:
+            raise ValueError(f"sigma is a standard deviation and must be positive, got {sigma}")
+        self.mean, self.k, self.learn = mean, k, learn
+        log_var = torch.full((k,), 2 * math.log(sigma))
+        if learn:
+            self.log_var = nn.Parameter(log_var)
+        else:
+            self.register_buffer("log_var", log_var)
+
+    def extra_repr(self) -> str:
+        return f"k={self.k}, learn={self.learn}"
+
+    def forward(self, x: Tensor) -> Tensor:
+        mean = self.mean(x)
+        return torch.cat([mean, self.log_var.expand_as(mean)], -1)
 
 
 def conv_encoder(shape: tuple[int, int, int], channels: Sequence[int], features: int, out: int) -> nn.Sequential:

@@ -289,8 +289,12 @@ def image_grid(ax: Axes, images: Any, *, columns: int = 10, limits: tuple[float,
     return ax.imshow(sheet) if colour else ax.imshow(sheet, cmap="gray", vmin=low, vmax=high)
 
 
-def matrix_map(ax: Axes, matrix: Any, *, label: str, limits: tuple[float, float] | None = None) -> AxesImage:
+def matrix_map(
+    ax: Axes, matrix: Any, *, label: str, limits: tuple[float, float] | None = None, numbers: str | None = None
+) -> AxesImage:
     """A matrix (rows, columns) as a heat map with a colour bar named `label`.
+
+    `numbers`: a format such as "{:.1f}" in which every entry is written into its cell.
 
     With a negative limit a diverging scale, white at 0 if the limits are symmetric, else a sequential one. Without
     `limits`: 0 to the greatest entry, or symmetric about 0 if an entry is negative.
@@ -304,4 +308,9 @@ def matrix_map(ax: Axes, matrix: Any, *, label: str, limits: tuple[float, float]
     image = ax.imshow(matrix, cmap="PuOr_r" if limits[0] < 0 else "cividis", vmin=limits[0], vmax=limits[1])
     ax.grid(visible=False)
     ax.figure.colorbar(image, ax=ax, label=label)
+    if numbers is not None:
+        for (row, column), value in np.ndenumerate(matrix):
+            red, green, blue, _ = image.to_rgba(value)
+            ink = "black" if 0.299 * red + 0.587 * green + 0.114 * blue > 0.5 else "white"
+            ax.text(column, row, numbers.format(value), ha="center", va="center", color=ink, fontsize="small")
     return image

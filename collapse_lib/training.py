@@ -25,6 +25,23 @@ from collapse_lib.sweeps import Schedule, Sweep
 # 16, batch 50), 0.8x at 2e8, 0.6x at 1.9e9 (the net of Higgins et al. 2017, batch 100); 2 or 4 members, one thread.
 STACK_LIMIT = 2**26
 
+# An eps beside which the root of Adam's second moment is lost: what is left of Adam is momentum.
+DROWNING_EPS = 1e8
+
+
+def momentum_sgd(lr: float, momentum: float = 0.9) -> dict[str, Any]:
+    """Options of a group of `fit` that make it gradient descent: step -lr m, m the mean of past gradients g.
+
+        m = (1 - momentum) sum_s momentum^(t-s) g_s / (1 - momentum^t)
+
+    Once momentum^t is small this is `torch.optim.SGD` with the rate lr (1 - momentum). Unlike Adam, which looks at each
+    weight alone, it does not care in which orthonormal basis the weights are written. For all parameters:
+    `groups={"*": momentum_sgd(1e-2)}`; the members' own `lr` is then not used.
+    """
+    if lr <= 0 or not 0 <= momentum < 1:
+        raise ValueError(f"need lr > 0 and 0 <= momentum < 1, got {lr} and {momentum}")
+    return {"lr": lr * DROWNING_EPS, "eps": DROWNING_EPS, "betas": (momentum, 0.999)}
+
 
 class FitResult(NamedTuple):
     """`summary`: one row a member: configuration, `status` (finished, plateau, diverged), `steps`, `loss`, `stacked`.

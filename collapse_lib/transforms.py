@@ -30,6 +30,13 @@ class Quadrants(NamedTuple):
     bottom_right: Tensor
 
 
+class Completion(NamedTuple):
+    """Images cut for conditional models (arXiv 2306.05023), flattened."""
+
+    x: Tensor  # (N, HW/4) the bottom left quadrant: given
+    y: Tensor  # (N, 3HW/4) top left, top right and bottom right, one after the other: to be added
+
+
 def scale(pixels: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
     """pixels / 255, in [0, 1], of the same shape."""
     _require_uint8(pixels)
@@ -165,6 +172,20 @@ def join_quadrants(quarters: Quadrants) -> Tensor:
         raise ValueError(f"join_quadrants needs four quarters (N, H, W) alike, got {[_shape(q) for q in quarters]}")
     top = torch.cat([quarters.top_left, quarters.top_right], 2)
     return torch.cat([top, torch.cat([quarters.bottom_left, quarters.bottom_right], 2)], 1)
+
+
+def completion_pairs(x: Tensor) -> Completion:
+    """What a conditional model is given of images (N, H, W), H and W even, and what it is to add: see `Completion`."""
+    quarters = quadrants(x)
+    outer = (quarters.top_left, quarters.top_right, quarters.bottom_right)
+    return Completion(flatten(quarters.bottom_left), torch.cat([flatten(quarter) for quarter in outer], 1))
+
+
+def completed_images(x: Tensor, y: Tensor, size: tuple[int, int]) -> Tensor:
+    """The images (N, *size) whose `completion_pairs` are `x` and `y`, for a `y` that a model made up too."""
+    height, width = size
+    top_left, top_right, bottom_right = y.reshape(len(y), 3, height // 2, width // 2).unbind(1)
+    return join_quadrants(Quadrants(top_left, top_right, x.reshape(top_left.shape), bottom_right))
 
 
 def _fixed_uniform(x: Tensor, seed: int) -> Tensor:

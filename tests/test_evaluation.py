@@ -208,3 +208,14 @@ def test_a_mixture_of_one_centred_component_is_the_plain_vae(x: torch.Tensor) ->
         assert measure_vae(mixture, x)[name] == pytest.approx(measure_vae(plain, x)[name], rel=1e-9)
     with pytest.raises(ValueError, match="component"):
         MixturePriorVAE(torch.nn.Linear(6, 4), torch.nn.Linear(2, 6), 2, components=0)
+
+
+def test_activity_does_not_depend_on_the_scale_of_z(x: torch.Tensor) -> None:
+    """z with the prior N(0, 1) against 5 z with the prior N(0, 25): the same model in other units."""
+    torch.manual_seed(0)
+    unit = UncentredLinearVAE.normal_start(6, 2, sigma=0.5).double().requires_grad_(False)
+    scaled = UncentredLinearVAE.normal_start(6, 2, sigma=2.5, eta_enc=5.0).double().requires_grad_(False)
+    scaled.W.copy_(5 * unit.W)
+    scaled.U.copy_(unit.U / 5)
+    a, b = (measure_gaussian(model, 0.3 * x) for model in (unit, scaled))
+    assert {name: b[name] for name in a} == pytest.approx(a, rel=1e-5)

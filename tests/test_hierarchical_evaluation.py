@@ -78,7 +78,7 @@ def test_a_net_is_measured_as_its_parts_say() -> None:
     assert row["collapsed_10"] == 1
     assert row["collapsed_1e-06"] == 0
     assert row["kl_2"] == pytest.approx(float(parts.latent_kl.sum(1).mean()))
-    assert row["au_burda"] == int((parts.latent_mean.double().var(0, correction=0) > 0.01).sum())
+    assert row["au_burda"] == int(((parts.latent_mean.double() / 0.5).var(0, correction=0) > 0.01).sum())
     q = torch.distributions.Normal(0.3, 0.2)
     expected = torch.distributions.kl_divergence(q, torch.distributions.Normal(0.0, 0.5))
     with torch.no_grad():

@@ -105,3 +105,5 @@ def test_networks_have_the_layers_of_the_papers_code():
     mean, log_var = MHVAE.mlp(784, 256, 16, 16).encode_2(z)
     assert mean.shape == log_var.shape == (5, 2, 16)
     assert log_var.max() <= 1e-6, "tanh bounds the standard deviation by 1"
+    free = MHVAE.mlp(784, 256, 16, 16, tanh=False)
+    assert free.decode_2(1000 * z).abs().max() > 1, "without tanh the code of z1 is unbounded"

@@ -5,10 +5,11 @@ from functools import partial
 import pytest
 import torch
 from torch import nn
+from torch.distributions import Normal, kl_divergence
 
 from collapse_lib.models.gaussian import GaussianVAE
-from collapse_lib.nets import LatentScale, conv_decoder, conv_encoder
-from collapse_lib.objectives import SampledElbo
+from collapse_lib.nets import GlobalVariance, LatentScale, conv_decoder, conv_encoder, mlp
+from collapse_lib.objectives import Posterior, SampledElbo, gaussian_kl
 from collapse_lib.sweeps import Sweep
 from collapse_lib.training import fit
 
@@ -96,3 +97,42 @@ def test_a_latent_scale_is_the_prior_s_standard_deviation() -> None:
         z = torch.randn(200_000, 2, generator=torch.Generator().manual_seed(0))
         covariance = decoder(scale(z)).T.cov()
         torch.testing.assert_close(covariance, decoder.weight @ s.square().diag() @ decoder.weight.T, atol=0.02, rtol=0)
+
+
+def global_vae(sigma: float = 1.0, *, learn: bool = True) -> GaussianVAE:
+    encoder = GlobalVariance(mlp([12, 8, 3]), 3, sigma=sigma, learn=learn)
+    return GaussianVAE(encoder, mlp([3, 8, 12]), 3, likelihood="gaussian")
+
+
+def test_a_global_variance_is_that_of_every_posterior() -> None:
+    model, x = global_vae(0.5), torch.randn(6, 12, generator=torch.Generator().manual_seed(0))
+    mean, log_var = model.encode(x)
+    torch.testing.assert_close(mean, model.encoder.mean(x))
+    by_torch = kl_divergence(Normal(mean, torch.tensor(0.5)), Normal(torch.tensor(0.0), torch.tensor(1.0))).sum(1)
+    torch.testing.assert_close(gaussian_kl(Posterior(mean, log_var)), by_torch)
+
+
+def test_a_global_variance_that_is_searched_for_gets_its_own_rate_and_a_fixed_one_stays() -> None:
+    """Adam's first step is the rate, whatever the gradient; members that start elsewhere run as one program."""
+    x = torch.randn(20, 12, generator=torch.Generator().manual_seed(0))
+    step = partial(fit, data=x, objective=SampledElbo(), steps=1, batch_size=10, progress=False)
+    sigmas = [0.1, 1.0, 3.0]
+    free = step(Sweep.grid(global_vae, sigma=sigmas, seed=0, lr=1e-4), groups={"encoder.log_var": {"lr": 1e-2}})
+    moved = free.stacked("encoder.log_var") - 2 * torch.tensor(sigmas).log()[:, None]
+    torch.testing.assert_close(moved.abs(), torch.full((3, 3), 1e-2), rtol=1e-3, atol=0)
+    held = step(Sweep.grid(partial(global_vae, learn=False), sigma=sigmas, seed=0, lr=1e-4))
+    torch.testing.assert_close(held.stacked("encoder.log_var"), 2 * torch.tensor(sigmas).log()[:, None].expand(3, 3))
+    assert free.summary.stacked.all()
+    assert held.summary.stacked.all()
+
+
+def test_a_rectified_mean_is_never_negative() -> None:
+    encoder = GlobalVariance(nn.Sequential(*mlp([12, 8, 3]), nn.ReLU()), 3)
+    mean, log_var = encoder(torch.randn(50, 12)).chunk(2, -1)
+    assert mean.min() == 0
+    assert (log_var == 0).all()
+
+
+def test_a_global_variance_needs_a_positive_sigma() -> None:
+    with pytest.raises(ValueError, match="must be positive"):
+        GlobalVariance(mlp([12, 3]), 3, sigma=0.0)

@@ -301,6 +301,15 @@ def test_a_matrix_and_its_scale(ax, matrix, limits, shown):
     assert (min(middle) > 0.9) == (shown[0] < 0), "only a scale about 0 has a white middle"
 
 
+def test_the_numbers_of_a_matrix_stand_in_its_cells(ax):
+    matrix_map(ax, [[0.0, 1.25], [20.0, 3.0]], label="KL", numbers="{:.1f}")
+    written = {text.get_position(): text.get_text() for text in ax.texts}
+    assert written == {(0, 0): "0.0", (1, 0): "1.2", (0, 1): "20.0", (1, 1): "3.0"}
+    inks = {text.get_text(): text.get_color() for text in ax.texts}
+    assert inks["0.0"] == "white"
+    assert inks["20.0"] == "black", "dark ink on the light end of the scale"
+
+
 def test_a_matrix_of_the_wrong_shape(ax):
     with pytest.raises(ValueError, match=r"matrix must be \(rows, columns\); have \(3,\)"):
         matrix_map(ax, np.ones(3), label="W")

@@ -11,7 +11,7 @@ from sklearn.linear_model import LinearRegression
 from torch import Tensor
 from torch.distributions import Independent, Normal, kl_divergence
 
-from collapse_lib.linear_optima import active_coordinates, solve_cvae, solve_vae
+from collapse_lib.linear_optima import active_coordinates, solve_cvae, solve_vae, used_columns
 from collapse_lib.theory import conditional
 from collapse_lib.theory.alignment import sorted_gap
 from collapse_lib.theory.conditional import LinearOptimum, Terms
@@ -307,6 +307,8 @@ def test_active_coordinates_need_both_signs() -> None:
     sigma = torch.tensor([0.5, 0.5, 1.005, 2.0])
     assert active_coordinates(U, sigma).tolist() == [True, False, False, True]
     assert active_coordinates(U, sigma, learnable=False).tolist() == [True, False, True, True]
+    assert used_columns(U).tolist() == [True, False, True, True]
+    assert not used_columns(torch.zeros(2, 3)).any()
 
 
 def test_sorted_gap() -> None:

@@ -12,7 +12,7 @@ from scipy import optimize
 from torch import Tensor
 from torch.distributions import Normal
 
-from collapse_lib.exact_mhvae import MhvaeSetting, compare, solve_mhvae
+from collapse_lib.hierarchical_optima import MhvaeSetting, compare, solve_mhvae
 from collapse_lib.theory import hierarchical as h
 from collapse_lib.theory import hierarchical_modes as modes
 from collapse_lib.theory.hierarchical import Mhvae, MhvaeOptimum, Weighting
@@ -63,6 +63,10 @@ def test_terms_are_those_of_the_sampled_model_in_pixel_space() -> None:
     kl_2 = torch.distributions.kl_divergence(q2, prior).sum(-1).mean()
 
     terms = h.mhvae_terms(weights, Z, weighting)
+    from_z2 = (noise[1] * q2.scale + q2.loc) @ (weights.U1 @ weights.U2).T
+    assert float(h.squared_error_from_z2(weights, Z)) == pytest.approx(
+        float((from_z2 - x).square().sum(-1).mean()), rel=0.01
+    )
     assert float(terms.z1_term) == pytest.approx(float(z1_term), rel=0.01)
     assert float(terms.kl_2) == pytest.approx(float(kl_2), rel=0.01)
     negative_elbo = -log_y + weighting.beta_1 * z1_term + weighting.beta_2 * kl_2
@@ -249,6 +253,62 @@ def test_direct_minimisation_finds_the_closed_form(learned: str, data: st.DataOb
     assert found.relative_error < 1e-5
 
 
+@pytest.mark.parametrize(("d1", "d2"), [(3, 3), (3, 2), (2, 3)])
+@pytest.mark.parametrize("weighting", [Weighting(0.5, 0.6, 0.8, 1.3), Weighting(0.2, 1.5, 0.7, 0.9)])
+@pytest.mark.parametrize("power", [0.5, 2.0])
+def test_direct_minimisation_under_a_limit_on_the_code(weighting: Weighting, power: float, d1: int, d2: int) -> None:
+    """All weights from random starts, with ||V1||^2 = power by construction: the limit binds in these cases."""
+    theta, sigma_1 = torch.tensor([3.0, 1.7, 1.2, 0.5], dtype=torch.float64), 0.7
+    optimum = h.mhvae_sigma2_learnable(theta, weighting, sigma_1, d1, d2, power=power)
+    assert float(optimum.lam.square().sum()) == pytest.approx(power, rel=1e-9)
+    variance_1, losses, found = torch.full((d1,), sigma_1**2, dtype=torch.float64), [], []
+    for seed in range(3):
+        generator = torch.Generator().manual_seed(seed)
+        M, U2 = (torch.randn(d1, k, generator=generator, dtype=torch.float64).requires_grad_() for k in (4, d2))
+        log_2 = torch.zeros(d2, dtype=torch.float64, requires_grad=True)
+        free = (M, U2, log_2)
+
+        def loss(M: Tensor = M, U2: Tensor = U2, log_2: Tensor = log_2) -> Tensor:
+            V1 = M * math.sqrt(power) / M.norm()
+            maps = h.best_linear_maps(V1, U2, variance_1, theta, weighting)
+            weights = Mhvae(maps.U1, V1, U2, maps.W2, variance_1, log_2.exp())
+            return h.mhvae_terms(weights, torch.diag(theta), weighting, check=False).loss
+
+        solver = torch.optim.LBFGS(free, max_iter=2000, tolerance_change=1e-14, line_search_fn="strong_wolfe")
+
+        def closure(loss: Callable[[], Tensor] = loss, free: tuple[Tensor, ...] = free) -> Tensor:
+            value = loss()
+            for parameter, gradient in zip(free, torch.autograd.grad(value, free), strict=True):
+                parameter.grad = gradient
+            return value
+
+        solver.step(closure)  # type: ignore[arg-type]
+        losses.append(float(loss().detach()))
+        found.append(U2.detach())
+    assert min(losses) == pytest.approx(optimum.loss, rel=1e-8)
+    omega = torch.linalg.svdvals(found[int(np.argmin(losses))])
+    torch.testing.assert_close(omega, optimum.omega.sort(descending=True)[0][: len(omega)], atol=1e-3, rtol=1e-3)
+    assert optimum.price > 0
+
+
+@given(thetas, weightings, scale, st.floats(0.05, 30.0))
+def test_a_limited_optimum_minimises_the_loss_plus_price_times_power(
+    theta: Tensor, weighting: Weighting, sigma_1: float, power: float
+) -> None:
+    """The price is the loss that a little more power would save; a limit that does not bind changes nothing."""
+    d = len(theta)
+    free = h.mhvae_sigma2_learnable(theta, weighting, sigma_1, d)
+    limited = h.mhvae_sigma2_learnable(theta, weighting, sigma_1, d, power=power)
+    if float(free.lam.square().sum()) <= power:
+        assert limited.price == 0
+        torch.testing.assert_close(limited.omega, free.omega)
+        return
+    step = 1e-5 * power
+    up, down = (h.mhvae_sigma2_learnable(theta, weighting, sigma_1, d, power=power + e).loss for e in (step, -step))
+    assert -(weighting.eta_dec**2) * (up - down) / (2 * step) == pytest.approx(limited.price, rel=1e-3, abs=1e-6)
+    assert float(h.mhvae_terms(limited.weights(d), theta, weighting).loss) == pytest.approx(limited.loss, rel=1e-9)
+
+
 @pytest.mark.parametrize(("d1", "d2"), [(3, 2), (2, 3), (4, 4)])
 def test_unequal_numbers_of_latents(d1: int, d2: int) -> None:
     """Both sides of the thresholds, d1 beyond the rank of the data included; the modes where they are unique."""
@@ -350,6 +410,7 @@ def test_switches_are_where_omega_vanishes(weighting: Weighting, sigma_1: float,
         (lambda: h.mhvae_both_fixed([1.0], Weighting(), 1.0, -1.0, 1), "sigma_2 must be positive"),
         (lambda: h.mhvae_sigma1_learnable([1.0], Weighting(), 1.0, 0), "need d1 >= 1 and d2 >= 1, got 0 and 0"),
         (lambda: h.mhvae_sigma2_learnable([1.0], Weighting(beta_1=0.0), 1.0, 1), "beta_1 must be positive"),
+        (lambda: h.mhvae_sigma2_learnable([1.0], Weighting(), 1.0, 1, power=0.0), "must be positive, got 0"),
         (lambda: modes.mode_sigma2_learnable(-1.0, 1.0, 1.0, 1.0, 1.0), "must not be negative, got -1"),
         (lambda: h.mhvae_sigma2_learnable([1.0], Weighting(), 1.0, 2).weights(1), "D = 1 is smaller than d1 = 2"),
         (lambda: h.mhvae_terms(random_weights(3, 2, 2, 0), [1.0, 1.0], Weighting()), r"U1 has shape \(3, 2\)"),

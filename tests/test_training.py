@@ -17,7 +17,7 @@ from collapse_lib.models.linear import AnalyticElbo, LinearVAE, Moments
 from collapse_lib.objectives import NoiseSpec, SampledElbo
 from collapse_lib.stacking import Plateau
 from collapse_lib.sweeps import Ramp, Sweep
-from collapse_lib.training import fit
+from collapse_lib.training import fit, momentum_sgd
 
 
 def small_vae(k: int = 3) -> nn.Module:
@@ -76,6 +76,43 @@ def test_full_batch_equals_an_ordinary_loop(x, stack):
             adam.step()
             decay.step()
         assert_same_state(result.states[member], {n: p.detach() for n, p in model.state_dict().items()})
+
+
+def test_without_momentum_it_is_torchs_gradient_descent(x):
+    sweep = Sweep.grid(small_linear, seed=0, lr=123.0, beta=1.0)
+    groups = {"*": momentum_sgd(1e-3, momentum=0)}
+    result = quiet(sweep, Moments.of(x), AnalyticElbo(), steps=30, groups=groups)
+    model, objective = sweep.make(0), AnalyticElbo()
+    sgd = torch.optim.SGD(model.parameters(), lr=1e-3)
+    for _ in range(30):
+        sgd.zero_grad()
+        objective(model, Moments.of(x), {}, {}).loss.backward()
+        sgd.step()
+    trained = {n: p.detach() for n, p in model.state_dict().items()}
+    assert any((trained[n] - p).abs().max() > 0.01 for n, p in sweep.make(0).state_dict().items())
+    assert_same_state(result.states[0], trained, rtol=1e-4)  # Adam divides by sqrt(v) + 1e8
+
+
+def test_momentum_is_a_weighted_mean_of_past_gradients():
+    result = quiet(
+        Sweep.grid(Square, seed=0, lr=123.0, alpha=1.0),
+        torch.zeros(8, 2, dtype=torch.float64),
+        Probe(),
+        steps=12,
+        batch_size=2,
+        groups={"*": momentum_sgd(0.05, momentum=0.9)},
+    )
+    w, mean = 4.0, 0.0
+    for step in range(1, 13):
+        mean = 0.9 * mean + 0.1 * 2 * (w - 1.0)
+        w -= 0.05 * mean / (1 - 0.9**step)
+    assert float(result.stacked("w")) == pytest.approx(w, rel=1e-6)
+
+
+@pytest.mark.parametrize(("lr", "momentum"), [(0.0, 0.9), (0.1, 1.0), (0.1, -0.1)])
+def test_gradient_descent_that_cannot_be(lr, momentum):
+    with pytest.raises(ValueError, match="need lr > 0"):
+        momentum_sgd(lr, momentum)
 
 
 class Square(nn.Module):

@@ -187,6 +187,14 @@ def test_quadrants_are_joined_where_they_were():
         transforms.join_quadrants(transforms.quadrants(x)._replace(top_left=x))
 
 
+def test_completion_pairs_are_cut_as_in_the_paper_and_put_back():
+    images = torch.arange(2 * 4 * 6).reshape(2, 4, 6)
+    x, y = transforms.completion_pairs(images)
+    assert x[0].tolist() == [12, 13, 14, 18, 19, 20]
+    assert y[0].tolist() == [0, 1, 2, 6, 7, 8, 3, 4, 5, 9, 10, 11, 15, 16, 17, 21, 22, 23]
+    assert torch.equal(transforms.completed_images(x, y, (4, 6)), images)
+
+
 def test_errors_tell_dtypes_and_shapes():
     pixels, x = torch.zeros(2, 4, 4, dtype=torch.uint8), torch.zeros(2, 4, 4)
     for call in (transforms.scale, transforms.logit_preprocess, lambda p: transforms.dequantise(p, x)):

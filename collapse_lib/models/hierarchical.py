@@ -5,7 +5,7 @@ both latents sampled (Dang et al., ICLR 2024).
     q(z2|z1) = N(m(z1), diag sigma_2^2)          p(z1|z2) = N(d_2(z2), eta_dec^2 I)        p(z2) = N(0, eta_enc^2 I)
 
 `training.fit` trains them on `SampledMhvae`. For the linear one `theory.hierarchical` has the closed forms and
-`exact_mhvae` finds the optimum without sampling.
+`hierarchical_optima` finds the optimum without sampling.
 """
 
 from collections.abc import Sequence
@@ -125,10 +125,11 @@ class MHVAE(TwoLatents):
         sigma_1: float = 0.5,
         eta_dec: float = 0.5,
         eta_enc: float = 0.5,
+        tanh: bool = True,
     ) -> "MHVAE":
-        """One hidden ReLU layer a map."""
+        """One hidden ReLU layer a map. Without `tanh` the maps end in their affine layer (ours): z1 is not bounded."""
         to_z1, to_z2, from_z2, from_z1 = (
-            nn.Sequential(mlp(widths), nn.Tanh())
+            nn.Sequential(mlp(widths), nn.Tanh()) if tanh else mlp(widths)
             for widths in ([n, hidden, d1], [d1, hidden, 2 * d2], [d2, hidden, d1], [d1, hidden, n])
         )
         return cls(to_z1, to_z2, from_z2, from_z1, d1, d2, sigma_1=sigma_1, eta_dec=eta_dec, eta_enc=eta_enc)

@@ -22,9 +22,11 @@ from __future__ import annotations
 
 import math
 import operator
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
+from scipy.optimize import brentq
 from torch import Tensor
 
 from collapse_lib.theory import _tensors as t
@@ -109,6 +111,7 @@ class MhvaeOptimum(NamedTuple):
     margin: float  # relative distance of the nearest theta_i^2 to a threshold at which its optimum bifurcates
     kl_2: Tensor  # (d2,) KL of z2 along each mode, nats
     information: Tensor  # (d2,) I(x; z2) along each mode if the data were Gaussian, nats
+    price: float = 0.0  # what a unit of sum_i lambda_i^2 costs in eta_dec^2 L*, where it is limited
 
     def weights(self, D: int) -> Mhvae:
         """The optimum whose matrices are diagonal (zeros elsewhere), for D >= d1 whitened data dimensions."""
@@ -195,6 +198,18 @@ def total_information(weights: Mhvae) -> Tensor:
     return 0.5 * (torch.logdet(noise + coded @ coded.T) - torch.logdet(noise))
 
 
+def squared_error_from_z2(weights: Mhvae, Z: Array) -> Tensor:
+    """E ||y - U1 U2 z2||^2, z2 ~ q(z2|z1) and z1 ~ q(z1|x): what z2 alone knows of y, ().
+
+    ||U1 U2 W2 V1 - Z||^2 + tr(M Sigma_1 M^T) + tr(U1 U2 Sigma_2 (U1 U2)^T),  M = U1 U2 W2.  Z as in `mhvae_terms`.
+    """
+    (U1, V1, U2, W2, variance_1, variance_2), Z = _fitting(weights, Z)
+    decoder = U1 @ U2
+    whole = decoder @ W2
+    noise = (whole.square() * variance_1).sum() + (decoder.square() * variance_2).sum()
+    return (whole @ V1 - Z).square().sum() + noise
+
+
 def uncentred_theta(x: Array) -> Tensor:
     """theta_i for y = x: the roots of the eigenvalues of (1/N) sum_i x_i x_i^T, descending, (n,); x (N, n)."""
     x = t.array("x", x, "N, n")
@@ -205,24 +220,35 @@ def uncentred_theta(x: Array) -> Tensor:
 
 
 def mhvae_sigma2_learnable(
-    theta: Array, weighting: Weighting, sigma_1: float, d1: int, d2: int | None = None
+    theta: Array, weighting: Weighting, sigma_1: float, d1: int, d2: int | None = None, *, power: float = math.inf
 ) -> MhvaeOptimum:
     """Theorem 3: Sigma_1 = sigma_1^2 I fixed, Sigma_2 diagonal and learned. theta (D,) descending; d2 = d1 by default.
 
     z2 collapses exactly (omega = 0, sigma_2 = eta_enc) on mode i iff beta_1 sigma_1^2 < beta_2 eta_dec^2 and
     theta_i < beta_2 eta_dec^2 / (sqrt(beta_1) sigma_1). U2 has as many zero columns; V1 is free up to a rotation.
     d2 < d1: modes beyond d2 have no z2 and the lambda of case c. d2 > d1: the surplus of z2 has collapsed.
+
+    `power`: the optimum under sum_i lambda_i^2 = E||W1 x||^2 <= power (derived). An encoder that ends in tanh has at
+    most d1. The modes then follow `mode_sigma2_learnable` with the price at which the limit is met: the problem is
+    convex in (log s, log q), and rotations of z1, free as before, spread the power evenly over the coordinates.
     """
     theta, beyond, d1, d2, weighting, sigma_1 = _problem(theta, weighting, sigma_1, d1, d2)
     m, K, B = min(d1, d2), weighting.K, weighting.B
-    modes = mode_sigma2_learnable(theta[:m], weighting.beta_1, K, B, sigma_1)
-    alone = mode_without_z2(theta[m:], weighting.beta_1, sigma_1)
+
+    def priced(price: float) -> tuple[Modes, Modes]:
+        with_z2 = mode_sigma2_learnable(theta[:m], weighting.beta_1, K, B, sigma_1, price=price)
+        return with_z2, mode_without_z2(theta[m:], weighting.beta_1, sigma_1, price=price)
+
+    price = _price_of(lambda each: float((torch.cat([part.s for part in priced(each)]) - sigma_1**2).sum()), power)
+    modes, alone = priced(price)
     q = torch.cat([modes.q, modes.q.new_full((d2 - m,), K)])
     fixed = weighting.beta_1 * weighting.eta_dec**2 * d1 * math.log(sigma_1**2)
     total = modes.value.sum() + alone.value.sum() + (d2 - m) * B * (1 + math.log(K / B)) + beyond - fixed
-    s, tau = torch.cat([modes.s, alone.s]), float(sigma2_threshold(weighting.beta_1, B, sigma_1))
-    margin = _margin(theta, modes.case, tau, math.sqrt(weighting.beta_1) * sigma_1, weighting.beta_1 * sigma_1**2 / B)
-    return _optimum(theta, s, q, torch.full_like(s, sigma_1**2), B / q, total, modes, (tau, margin), weighting)
+    s, tau = torch.cat([modes.s, alone.s]), float(sigma2_threshold(weighting.beta_1, B, sigma_1, price=price))
+    row = math.sqrt(weighting.beta_1 + price) * sigma_1
+    margin = _margin(theta, modes.case, tau, row, weighting.beta_1 * sigma_1**2 / B)
+    found = _optimum(theta, s, q, torch.full_like(s, sigma_1**2), B / q, total, modes, (tau, margin), weighting)
+    return found._replace(price=price)
 
 
 def mhvae_both_fixed(
@@ -318,6 +344,18 @@ def _problem(
     used = torch.cat([theta[:d1], theta.new_zeros(max(0, d1 - len(theta)))])
     sigma_1 = float(t.positive("sigma_1", t.scalar("sigma_1", sigma_1)))
     return used, float(theta[d1:].square().sum()), d1, d2, _checked(weighting), sigma_1
+
+
+def _price_of(used: Callable[[float], float], power: float) -> float:
+    """The least price >= 0 at which `used`, which falls with it to zero, is no more than `power`."""
+    if not power > 0:
+        raise ValueError(f"power is an upper limit on E||W1 x||^2 and must be positive, got {power}")
+    if used(0.0) <= power:
+        return 0.0
+    high = 1.0
+    while used(high) > power:
+        high *= 2
+    return float(brentq(lambda price: used(price) - power, 0.0, high, xtol=1e-14, rtol=1e-14))
 
 
 def _distance(theta: Tensor, threshold: float) -> float:

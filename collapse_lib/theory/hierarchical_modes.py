@@ -39,21 +39,28 @@ class ModeSingularValues(NamedTuple):
     omega: Tensor
 
 
-def mode_sigma2_learnable(theta: Array, beta_1: float, K: Array, B: Array, sigma_1: float) -> Modes:
+def mode_sigma2_learnable(
+    theta: Array, beta_1: float, K: Array, B: Array, sigma_1: float, *, price: float = 0.0
+) -> Modes:
     """Minimum over s >= sigma_1^2 and q >= K of the problem of a mode whose sigma_2 is learned (sigma_2^2 = B / q):
 
-        f = theta^2 sigma_1^2 / s + beta_1 K s / q + B log q + B (1 - log B)
+        f = theta^2 sigma_1^2 / s + beta_1 K s / q + B log q + B (1 - log B)  [ + nu s ]
 
-    a (theta >= tau):           s = theta^2 sigma_1^2 / B,  q = beta_1 K theta^2 sigma_1^2 / B^2
+    a (theta >= tau):           s = theta^2 sigma_1^2 / B,  q = beta_1 K s / B
     b (beta_1 sigma_1^2 >= B):  s = sigma_1^2,  q = beta_1 K sigma_1^2 / B
     c (otherwise):              s = max(sigma_1^2, theta sigma_1 / sqrt(beta_1)),  q = K
     with tau from `sigma2_threshold`. theta, K and B broadcast; K and B need not be those of a two-level model.
+
+    `price` nu >= 0 of s, the multiplier of a limit on sum_i s_i (derived): s = 2 theta^2 sigma_1^2
+    / (B + sqrt(B^2 + 4 nu theta^2 sigma_1^2)) in case a, beta_1 + nu for beta_1 in case c. `value` is f without nu s.
     """
     theta, K, B, beta_1, sigma_1 = _mode_input(theta, K, B, beta_1, sigma_1)
     noise = sigma_1**2
-    a, b = theta >= sigma2_threshold(beta_1, B, sigma_1), beta_1 * noise >= B
-    s = _by_case(a, b, theta.square() * noise / B, theta.new_tensor(noise), _s_without_z2(theta, beta_1, sigma_1))
-    q = _by_case(a, b, beta_1 * K * noise * (theta / B).square(), beta_1 * K * noise / B, K)
+    a, b = theta >= sigma2_threshold(beta_1, B, sigma_1, price=price), beta_1 * noise >= B
+    energy = theta.square() * noise
+    s_a = 2 * energy / (B + (B.square() + 4 * price * energy).sqrt())
+    s = _by_case(a, b, s_a, theta.new_tensor(noise), _s_without_z2(theta, beta_1 + price, sigma_1))
+    q = _by_case(a, b, beta_1 * K * s_a / B, beta_1 * K * noise / B, K)
     value = theta.square() * noise / s + beta_1 * K * s / q + B * q.log() + B * (1 - B.log())
     return _modes(s, q, value, a, b)
 
@@ -84,13 +91,14 @@ def mode_both_fixed(
     return _modes(s, q, theta.square() * noise_1 / s + beta_1 * K * s / q + noise_2 * q, a, b)
 
 
-def mode_without_z2(theta: Array, beta_1: float, sigma_1: float) -> Modes:
+def mode_without_z2(theta: Array, beta_1: float, sigma_1: float, *, price: float = 0.0) -> Modes:
     """Minimum over s >= sigma_1^2 of f = theta^2 sigma_1^2 / s + beta_1 s, a mode of z1 without a coordinate of z2.
 
-    s = max(sigma_1^2, theta sigma_1 / sqrt(beta_1)), case c; q does not exist and is nan.
+    s = max(sigma_1^2, theta sigma_1 / sqrt(beta_1 + price)), case c; q does not exist and is nan. `price` as in
+    `mode_sigma2_learnable`.
     """
     theta, _, _, beta_1, sigma_1 = _mode_input(theta, 1.0, 1.0, beta_1, sigma_1)
-    s = _s_without_z2(theta, beta_1, sigma_1)
+    s = _s_without_z2(theta, beta_1 + price, sigma_1)
     off = torch.zeros_like(theta, dtype=torch.bool)
     return _modes(s, torch.full_like(s, math.nan), theta.square() * sigma_1**2 / s + beta_1 * s, off, off)
 
@@ -101,10 +109,14 @@ def mode_singular_values(modes: Modes, beta_1: float, K: Array, sigma_1: float) 
     return ModeSingularValues((modes.s - sigma_1**2).sqrt(), ((modes.q - K) / beta_1).sqrt())
 
 
-def sigma2_threshold(beta_1: float, B: Array, sigma_1: float) -> Tensor:
-    """tau of Theorem 3, max{ sqrt(B), B / (sqrt(beta_1) sigma_1) }; B = beta_2 eta_dec^2 of any shape."""
+def sigma2_threshold(beta_1: float, B: Array, sigma_1: float, *, price: float = 0.0) -> Tensor:
+    """tau of Theorem 3, max{ sqrt(B), B / (sqrt(beta_1) sigma_1) }; B = beta_2 eta_dec^2 of any shape.
+
+    With a `price` nu of s: max{ sqrt(B + nu sigma_1^2), B sqrt(1 + nu / beta_1) / (sqrt(beta_1) sigma_1) } (derived).
+    """
     B = t.positive("B", t.real("B", B))
-    return torch.maximum(B.sqrt(), B / (math.sqrt(beta_1) * sigma_1))
+    free = (B + price * sigma_1**2).sqrt()
+    return torch.maximum(free, B * math.sqrt(1 + price / beta_1) / (math.sqrt(beta_1) * sigma_1))
 
 
 def both_fixed_threshold(

@@ -15,6 +15,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from collapse_lib.linear_optima import used_columns
 from collapse_lib.solver import minimise
 from collapse_lib.theory.alignment import sorted_gap
 from collapse_lib.theory.hierarchical import (
@@ -202,7 +203,6 @@ def pairs_by_case(comparisons: Sequence[Comparison], name: str) -> dict[str, tup
     return {label: values for label, values in found.items() if values[0]}
 
 
-def active_coordinates(comparison: Comparison, tolerance: float = 0.02) -> int:
-    """Coordinates of z2 in use: columns of U2 longer than `tolerance` x the longest."""
-    norms = comparison.solved.weights.U2.norm(dim=0)
-    return int((norms > tolerance * norms.max()).sum())
+def active_coordinates(comparison: Comparison) -> int:
+    """Coordinates of z2 in use: `linear_optima.used_columns` of U2, whether sigma_2 is learned or not."""
+    return int(used_columns(comparison.solved.weights.U2).sum())

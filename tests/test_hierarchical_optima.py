@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from collapse_lib.exact_mhvae import MhvaeSetting, active_coordinates, compare, frame, pairs_by_case
+from collapse_lib.hierarchical_optima import MhvaeSetting, active_coordinates, compare, frame, pairs_by_case
 from collapse_lib.theory import hierarchical as h
 from collapse_lib.theory.hierarchical import Weighting
 
