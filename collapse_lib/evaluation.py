@@ -15,7 +15,13 @@ import torch
 from torch import Tensor, nn
 
 from collapse_lib.likelihood import ImportanceNLL, importance_nll
-from collapse_lib.metrics import active_units, active_units_by_kl, collapsed_share, posterior_kl
+from collapse_lib.metrics import (
+    active_units,
+    active_units_by_kl,
+    collapsed_share,
+    mutual_information,
+    posterior_kl,
+)
 from collapse_lib.objectives import Posterior, gaussian_log_likelihood, relative_to_prior, reparameterise
 from collapse_lib.theory.collapse import tuned_sigma2
 from collapse_lib.training import FitResult
@@ -145,6 +151,76 @@ def gaussian_nll(
         return importance_nll(
             torch.cat(data, -1), mean, var, log_likelihood, n_samples, generator=generator, chunk=chunk
         )
+
+
+@torch.no_grad()
+def measure_vae(
+    model: Any,
+    x: Tensor,
+    *,
+    nll_samples: int = 0,
+    nll_data: int | None = None,
+    n_samples: int = 1,
+    seed: int = 0,
+    chunk: int = 1000,
+) -> dict[str, float]:
+    """A row of a table for a VAE with `encode` and `log_likelihood`, any likelihood, on all of `x` (N, n); nats.
+
+    elbo, log_likelihood, kl (beta = 1); mi, the mutual information I_q(x; z) over all N (`metrics.mutual_information`),
+    and kl_to_aggregate = kl - mi, the part of the KL that is no information; au_burda, au_kl and au_share =
+    au_burda / k; nll_<nll_samples>, importance-sampled on the first `nll_data`, unless `nll_samples` is 0.
+
+    A prior other than N(0, I) comes as `model.log_prior`; its KL is then estimated at the posterior samples.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    means, variances, log_likelihood, log_ratio = [], [], 0.0, 0.0
+    log_prior = getattr(model, "log_prior", None)
+    for rows in x.split(chunk):
+        posterior = model.encode(rows)
+        eps = torch.randn(n_samples, len(rows), model.n_latents, generator=generator, dtype=x.dtype).to(x.device)
+        z = reparameterise(posterior, eps)
+        log_likelihood += float(model.log_likelihood(rows, z).double().mean(0).sum())
+        if log_prior:  # how much more probable the samples are than under N(0, I)
+            log_ratio += float((log_prior(z) - _log_standard_normal(z)).double().mean(0).sum())
+        means.append(posterior.mean)
+        variances.append(posterior.log_var.exp().expand_as(posterior.mean))
+    mean, var = torch.cat(means), torch.cat(variances)
+    latent_kl = posterior_kl(mean, var)
+    kl, log_likelihood = float(latent_kl.sum(-1).mean()) - log_ratio / len(x), log_likelihood / len(x)
+    mi = mutual_information(mean, var, generator=torch.Generator().manual_seed(seed)).nats
+    active = activity(latent_kl, mean)
+    row = {
+        "elbo": log_likelihood - kl,
+        "log_likelihood": log_likelihood,
+        "kl": kl,
+        "mi": mi,
+        "kl_to_aggregate": kl - mi,
+    }
+    row |= {"au_burda": active["au_burda"], "au_kl": active["au_kl"], "au_share": active["au_burda"] / mean.shape[1]}
+    if nll_samples:
+        kept = slice(nll_data)
+        row[f"nll_{nll_samples}"] = importance_nll(
+            x[kept],
+            mean[kept],
+            var[kept],
+            _with_prior(model.log_likelihood, log_prior),
+            nll_samples,
+            generator=torch.Generator().manual_seed(seed),
+        ).nll
+    return row
+
+
+def _log_standard_normal(z: Tensor) -> Tensor:
+    return gaussian_log_likelihood(torch.zeros_like(z), z, 1.0)
+
+
+def _with_prior(
+    log_likelihood: Callable[[Tensor, Tensor], Tensor], log_prior: Callable[[Tensor], Tensor] | None
+) -> Callable[[Tensor, Tensor], Tensor]:
+    """What `importance_nll`, which takes the prior for N(0, I), needs for another one."""
+    if log_prior is None:
+        return log_likelihood
+    return lambda rows, z: log_likelihood(rows, z) + log_prior(z) - _log_standard_normal(z)
 
 
 def evaluate_members(result: FitResult, measure: Measure) -> pd.DataFrame:

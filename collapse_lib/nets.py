@@ -18,6 +18,17 @@ def mlp(widths: Sequence[int], *, activation: type[nn.Module] = nn.ReLU) -> nn.S
     return nn.Sequential(*layers[:-1])
 
 
+class LatentScale(nn.Module):
+    """z (..., k) -> exp(log_scale) z, in front of a decoder: a learned prior N(0, diag exp(2 log_scale)), whitened."""
+
+    def __init__(self, k: int) -> None:
+        super().__init__()
+        self.log_scale = nn.Parameter(torch.zeros(k))
+
+    def forward(self, z: Tensor) -> Tensor:
+        return self.log_scale.exp() * z
+
+
 class GlobalVariance(nn.Module):
     """An encoder with one variance for all data: `mean` (batch, n) -> (batch, k), beside it log_var (k,): (batch, 2k).
 

@@ -76,8 +76,12 @@ class Plan:
         if (self.evaluate is None) != (self.evaluate_every is None):
             raise ValueError("evaluate and evaluate_every belong together: give both or neither")
         for pattern, options in self.groups.items():
-            if unknown := options.keys() - {"lr", "betas", "eps"}:
-                raise ValueError(f"group {pattern!r}: {sorted(unknown)} cannot be set; a group takes lr, betas and eps")
+            if unknown := options.keys() - {"lr", "betas", "eps", "every", "until"}:
+                raise ValueError(
+                    f"group {pattern!r}: {sorted(unknown)} cannot be set; a group takes lr, betas, eps, every and until"
+                )
+            if options.get("every", 1) < 1 or not 0 <= options.get("until", 1.0) <= 1:
+                raise ValueError(f"group {pattern!r} needs every >= 1 and until in [0, 1], got {dict(options)}")
         for name, value in (("log_every", self.log_every), ("evaluate_every", self.evaluate_every)):
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")
@@ -152,12 +156,14 @@ class Members:
             names = [n for n in self.params if owner.get(n) == pattern_or_rest]
             if names:
                 given = dict(groups[pattern_or_rest]) if pattern_or_rest else {}
-                own = given.pop("lr", None)
-                options.append({"params": [self.targets[n] for n in names], "names": names, "own_lr": own, **given})
+                own, every, until = given.pop("lr", None), given.pop("every", 1), given.pop("until", 1.0)
+                ours = {"names": names, "own_lr": own, "every": every, "until": until}
+                options.append({"params": [self.targets[n] for n in names], **ours, **given})
         return torch.optim.Adam(options, lr=1.0, fused=True)
 
     def terms(self, data: tuple[Tensor, ...], shared: bool, noise: dict[str, Tensor], hyper: Hyper) -> Any:
         """The objective's terms, each (member,). `shared`: all members see the same data."""
+        self.write(hyper)
         if not self.stacked:
             return type(t := self.call(data, _first(noise), _first(hyper)))(*(v[None] for v in t))
 
@@ -174,11 +180,33 @@ class Members:
         in_dims = (0, 0, None if shared else 0, 0, 0)
         return vmap(one, in_dims=in_dims)(self.params, self.buffers, data, noise, hyper)
 
-    def step(self, loss: Tensor, factor: float) -> None:
-        """One Adam update from the per-member losses; in the gradient of their sum, members do not mix."""
-        gradients = torch.autograd.grad(loss.sum(), list(self.params.values()))
-        for target, gradient in zip(self.targets.values(), gradients, strict=True):
-            target.grad = gradient.contiguous()  # the fused Adam reads memory in order and never looks at the strides
+    def write(self, hyper: Hyper) -> None:
+        """Put the numbers (member,) that are named like a buffer there."""
+        for name in hyper.keys() & self.buffers.keys():
+            if self.stacked:
+                self.buffers[name] = hyper[name].to(self.buffers[name])
+            else:
+                self.buffers[name].copy_(hyper[name][0])
+
+    def step(self, loss: Tensor, factor: float, step: int = 0, progress: float = 0.0) -> None:
+        """One Adam update from the per-member losses; in the gradient of their sum, members do not mix.
+
+        A group whose turn it is not keeps its parameters and its moments.
+        """
+        resting = {
+            name
+            for group in self.adam.param_groups
+            if progress < group["until"] and (step + 1) % group["every"]
+            for name in group["names"]
+        }
+        moving = {name: p for name, p in self.params.items() if name not in resting}
+        if not moving:
+            return
+        found = torch.autograd.grad(loss.sum(), list(moving.values()), materialize_grads=True)  # zeros where unused
+        gradients = dict(zip(moving, found, strict=True))
+        for name, target in self.targets.items():
+            # contiguous: the fused Adam reads memory in order and never looks at the strides
+            target.grad = gradients[name].contiguous() if name in gradients else None
         for group in self.adam.param_groups:
             own = group["own_lr"]
             group["lr"] = 1.0 if self.follow else factor * (self.lr if own is None else own)

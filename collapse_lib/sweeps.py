@@ -45,7 +45,8 @@ class Sweep:
       seed   int, required: initial weights, batches and noise all follow from it
       lr     float, required: learning rate of every parameter that has no group of its own
       names of `build`'s arguments: passed to it
-      anything else: a number, or a function of progress in [0, 1], that the objective reads (beta, alpha, L, ...)
+      anything else: a number, or a function of progress in [0, 1], that the objective reads (beta, alpha, ...) or that
+          the model holds as a buffer (decoder.L)
     """
 
     def __init__(self, build: Callable[..., nn.Module], configurations: Iterable[Mapping[str, Any]]) -> None:

@@ -41,5 +41,17 @@ def correlated(n: int, dim: int, rho: float | Sequence[float], *, seed: int) -> 
     return Pairs(rhos * y + (1 - rhos.square()).sqrt() * noise, y)
 
 
+def two_clusters(n: int, d: float, std: float, *, seed: int) -> Tensor:
+    """(n, 2) from 1/2 N((d, 0), std^2 I) + 1/2 N((-d, 0), std^2 I), whose covariance is diag(d^2 + std^2, std^2).
+
+    float64. The same seed gives the same sides and noise for every d.
+    """
+    if std <= 0:
+        raise ValueError(f"std is a standard deviation and must be positive, got {std}")
+    generator = torch.Generator().manual_seed(seed)
+    side = 2 * torch.randint(2, (n, 1), generator=generator, dtype=torch.float64) - 1
+    return side * torch.tensor([d, 0.0], dtype=torch.float64) + std * _normal(generator, n, 2)
+
+
 def _normal(generator: torch.Generator, *shape: int) -> Tensor:
     return torch.randn(*shape, generator=generator, dtype=torch.float64)

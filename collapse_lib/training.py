@@ -91,7 +91,8 @@ def fit(
     batch_size: None gives the objective all of `data` at every step, unindexed (it may then be `Moments`); otherwise
         every epoch is a fresh permutation, cut into N // batch_size whole batches.
     groups: Adam options for parameters by name pattern, e.g. {"log_sigma2": {"lr": 1e-2, "betas": (0.9, 0.9)}};
-        without an `lr` of its own a group takes the member's.
+        without an `lr` of its own a group takes the member's. {"decoder.*": {"every": 4, "until": 0.3}} updates those
+        parameters at every fourth step only, until 30 % of training (lagging inference, He et al. 2019).
     lr_schedule: a factor on every learning rate as a function of progress = step / steps.
     stack: True runs members of equal architecture as one program (`torch.func.vmap`), False one after the other; "auto"
         stacks on a GPU, and on a CPU when a member's step is small. Results agree to rounding.
@@ -99,6 +100,9 @@ def fit(
         device at whole rows, and not more often than every SYNC_STEPS steps.
     evaluate, evaluate_every: called at steps 0, evaluate_every, ... and after a member's last one, unless it diverged.
     plateau: judged at whole rows on the loss, warm-ups of its weights included: give it patience beyond their end.
+
+    A member's number that bears the name of one of its model's buffers of no dimension ("decoder.L") is written there
+    before every step, so that a schedule can move it; the last state holds the last value.
 
     A member with a non-finite loss or parameter is marked `diverged` and stops with the state of the host's last look,
     which was finite; the others do not notice. Errors: ValueError for arguments that do not fit each other, for a
@@ -110,13 +114,15 @@ def fit(
     run = Plan(tensors, objective, steps, batch_size, dict(groups or {}), lr_schedule, device, log_every, evaluate)
     run.evaluate_every, run.plateau = evaluate_every, plateau
     run.check()
-    if unread := set(sweep.numbers(0, 0.0)) - objective.reads:
-        raise ValueError(
-            f"the objective does not read {sorted(unread)}; it reads {sorted(objective.reads)}. Is a name misspelt?"
-        )
     models = [sweep.make(i) for i in range(len(sweep))]
     for model in models:
         _check_model(model)
+    scalars = {name for name, buffer in models[0].named_buffers() if buffer.ndim == 0}
+    if unread := set(sweep.numbers(0, 0.0)) - objective.reads - scalars:
+        raise ValueError(
+            f"the objective does not read {sorted(unread)}; it reads {sorted(objective.reads)}, and buffers of no "
+            f"dimension of the model are {sorted(scalars)}. Is a name misspelt?"
+        )
     records = [_Record() for _ in models]
     with Progress(steps * len(sweep), f"fit {len(sweep)} member{'s' * (len(sweep) > 1)}", enabled=progress) as bar:
         for members in _equal_architectures(models):
@@ -213,24 +219,31 @@ def _train(
     trained = Members(models, [float(sweep.configurations[i]["lr"]) for i in alive], run)
     streams = Streams([int(sweep.configurations[i]["seed"]) for i in alive], models[0], trained.dtype, run)
     step = 0
+
+    def numbers_at(steps: range) -> dict[str, Tensor]:
+        """(step, member) each."""
+        rows = [[sweep.numbers(i, s / run.steps) for i in alive] for s in steps]
+        return {
+            key: torch.tensor([[n[key] for n in row] for row in rows], dtype=trained.dtype).to(run.device)
+            for key in rows[0][0]
+        }
+
+    trained.write({key: v[0] for key, v in numbers_at(range(1)).items()})
     while alive and step < run.steps:
         if run.evaluate and step % (run.evaluate_every or 1) == 0:
             _evaluate(run.evaluate, trained.state(), step, alive, records)
         before = {n: t.clone() for n, t in trained.state().items()}
         stop = run.next_stop(step)
-        per_step = [[sweep.numbers(i, s / run.steps) for i in alive] for s in range(step, stop)]
-        hyper = {
-            key: torch.tensor([[n[key] for n in row] for row in per_step], dtype=trained.dtype).to(run.device)
-            for key in per_step[0][0]
-        }
+        hyper = numbers_at(range(step, stop + 1))  # one more: what the state after the last step is evaluated with
         values, names = [], ()
         for s in range(step, stop):
             batch = streams.batch(s, trained.stacked)
             now = {key: v[s - step] for key, v in hyper.items()}
             terms = trained.terms(batch, run.batch_size is None, streams.noise(s), now)
-            trained.step(terms.loss, run.lr_schedule(s / run.steps) if run.lr_schedule else 1.0)
+            trained.step(terms.loss, run.lr_schedule(s / run.steps) if run.lr_schedule else 1.0, s, s / run.steps)
             names = terms._fields
             values.append(torch.stack([t.detach() for t in terms]))
+        trained.write({key: v[-1] for key, v in hyper.items()})
         seen = torch.stack(values).double().cpu().numpy()  # (steps, terms, members)
         after = trained.state()
         finite = torch.stack([t.isfinite().reshape(len(t), -1).all(1) for t in after.values()]).all(0).cpu().numpy()

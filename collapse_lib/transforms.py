@@ -6,6 +6,7 @@ TypeError, a wrong shape a ValueError. Values are checked only by what runs once
 waits for the device, and the others may stand in a training loop.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -140,6 +141,17 @@ def binarise_dynamic(x: Tensor, u: Tensor) -> Tensor:
     if x.shape != u.shape:
         raise ValueError(f"binarise_dynamic needs noise of the shape of the data, got {_shape(u)} for {_shape(x)}")
     return (u < x).to(x.dtype)
+
+
+def random_split(x: Tensor, sizes: Sequence[int], seed: int) -> list[Tensor]:
+    """Disjoint random parts of `x` (N, ...) of the given sizes, which need not add up to N; the same for a seed.
+
+    The permutation is `numpy.random.RandomState(seed).permutation(N)`, a stream that numpy keeps for good.
+    """
+    if min(sizes) < 1 or sum(sizes) > len(x):
+        raise ValueError(f"random_split needs positive sizes of at most {len(x)} in all, got {list(sizes)}")
+    order = torch.from_numpy(np.random.RandomState(seed).permutation(len(x))[: sum(sizes)])
+    return list(x[order.to(x.device)].split(list(sizes)))
 
 
 def quadrants(x: Tensor) -> Quadrants:

@@ -15,10 +15,12 @@ from collapse_lib.evaluation import (
     gaussian_nll,
     late_change,
     measure_gaussian,
+    measure_vae,
 )
 from collapse_lib.models.conditional import ConditionalElbo, LinearCVAE, UncentredLinearVAE
 from collapse_lib.models.gaussian import GaussianVAE
 from collapse_lib.models.linear import LinearVAE, Moments
+from collapse_lib.models.mixture import MixturePriorVAE, MonteCarloElbo
 from collapse_lib.objectives import SampledElbo
 from collapse_lib.sweeps import Sweep
 from collapse_lib.theory import linear_vae
@@ -160,6 +162,52 @@ def test_active_units_are_counted_by_three_rules() -> None:
     mean = torch.tensor([[1.0, 0.0, 0.1], [-1.0, 0.0, 0.1], [1.0, 0.0, 0.1], [-1.0, 0.0, 0.1]])
     kl = torch.tensor([[0.5, 0.0, 0.02], [0.5, 0.0, 0.02], [0.5, 0.0, 0.0], [0.5, 0.03, 0.0]])
     assert activity(kl, mean) == {"au_burda": 1, "au_kl": 1, "au_code": pytest.approx(7 / 12)}
+
+
+def linear_decoder(prior_means: torch.Tensor | None) -> GaussianVAE:
+    """x = W z + noise of variance 0.3, with an encoder that is no optimum."""
+    torch.manual_seed(0)
+    parts = torch.nn.Linear(6, 4), torch.nn.Linear(2, 6, bias=False), 2
+    if prior_means is None:
+        return GaussianVAE(*parts, likelihood="gaussian", sigma2=0.3).double().requires_grad_(False)
+    mixture = MixturePriorVAE(*parts, components=len(prior_means), likelihood="gaussian", sigma2=0.3).double()
+    mixture.requires_grad_(False).prior_means.copy_(prior_means)
+    return mixture
+
+
+@pytest.mark.parametrize(
+    "means", [None, [[0.0, 0.0]], [[1.0, 0.0], [-1.0, 0.5]]], ids=["normal", "one component", "two components"]
+)
+def test_a_row_of_a_table_is_that_of_the_exact_density(x: torch.Tensor, means: list[list[float]] | None) -> None:
+    """p(x) is a mixture of N(W m_c, W W^T + sigma2 I), the NLL and the gap of the ELBO are known from it."""
+    x = 0.3 * x
+    centres = None if means is None else torch.tensor(means, dtype=torch.float64)
+    model = linear_decoder(centres)
+    W = model.decoder.weight
+    at = torch.zeros(1, 2, dtype=torch.float64) if centres is None else centres
+    each = [MultivariateNormal(m @ W.T, W @ W.T + 0.3 * torch.eye(6).double()).log_prob(x) for m in at]
+    log_p = torch.stack(each).logsumexp(0) - torch.tensor(float(len(at))).log()
+    row = measure_vae(model, x, nll_samples=4000, n_samples=2000, nll_data=40)
+    assert row["nll_4000"] == pytest.approx(-float(log_p[:40].mean()), abs=0.02)
+    assert row["elbo"] == pytest.approx(row["log_likelihood"] - row["kl"])
+    assert row["elbo"] < float(log_p.mean())
+    assert row["mi"] + row["kl_to_aggregate"] == pytest.approx(row["kl"])
+    assert row["au_share"] == row["au_burda"] / 2
+    if centres is None:
+        found = evaluate_gaussian(model, x)
+        assert row["kl"] == pytest.approx(found.kl)
+    else:
+        eps = torch.randn(2000, len(x), 2, dtype=torch.float64, generator=torch.Generator().manual_seed(9))
+        objective = MonteCarloElbo(2000)(model, (x,), {"eps": eps}, {})
+        assert row["elbo"] == pytest.approx(float(objective.elbo), abs=0.05)
+
+
+def test_a_mixture_of_one_centred_component_is_the_plain_vae(x: torch.Tensor) -> None:
+    plain, mixture = linear_decoder(None), linear_decoder(torch.zeros(1, 2).double())
+    for name in ("elbo", "kl", "mi", "log_likelihood"):
+        assert measure_vae(mixture, x)[name] == pytest.approx(measure_vae(plain, x)[name], rel=1e-9)
+    with pytest.raises(ValueError, match="component"):
+        MixturePriorVAE(torch.nn.Linear(6, 4), torch.nn.Linear(2, 6), 2, components=0)
 
 
 def test_activity_does_not_depend_on_the_scale_of_z(x: torch.Tensor) -> None:

@@ -8,7 +8,7 @@ from torch import nn
 from torch.distributions import Normal, kl_divergence
 
 from collapse_lib.models.gaussian import GaussianVAE
-from collapse_lib.nets import GlobalVariance, conv_decoder, conv_encoder, mlp
+from collapse_lib.nets import GlobalVariance, LatentScale, conv_decoder, conv_encoder, mlp
 from collapse_lib.objectives import Posterior, SampledElbo, gaussian_kl
 from collapse_lib.sweeps import Sweep
 from collapse_lib.training import fit
@@ -86,6 +86,17 @@ def test_the_output_bias_can_start_at_the_mean() -> None:
 def test_errors(call, message) -> None:
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_a_latent_scale_is_the_prior_s_standard_deviation() -> None:
+    """A linear decoder after it has the marginal that it has under the prior N(0, diag s^2)."""
+    scale, decoder, s = LatentScale(2), nn.Linear(2, 3, bias=False), torch.tensor([0.5, 2.0])
+    torch.testing.assert_close(scale(torch.ones(4, 2)), torch.ones(4, 2))
+    with torch.no_grad():
+        scale.log_scale.copy_(s.log())
+        z = torch.randn(200_000, 2, generator=torch.Generator().manual_seed(0))
+        covariance = decoder(scale(z)).T.cov()
+        torch.testing.assert_close(covariance, decoder.weight @ s.square().diag() @ decoder.weight.T, atol=0.02, rtol=0)
 
 
 def global_vae(sigma: float = 1.0, *, learn: bool = True) -> GaussianVAE:

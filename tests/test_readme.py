@@ -1,6 +1,7 @@
 """The README's table says what the published notebooks say: no more, no less, and not what they said yesterday."""
 
 import nbformat
+import pandas as pd
 import pytest
 from nbformat.v4 import new_output
 from replication_notebooks import Papers
@@ -8,8 +9,11 @@ from replication_notebooks import Papers
 from collapse_lib import paper
 from collapse_lib.claims import Ledger
 from collapse_lib.replication import readme
+from collapse_lib.results import Results, read_results
 
-README = f"# Title\n\n{readme.BEGIN}\n{readme.END}\n\nThe end.\n"
+BEGIN, END = readme.markers("coverage")
+RESULTS = "\n".join(readme.markers("results"))
+README = f"# Title\n\n{BEGIN}\n{END}\n\n{RESULTS}\n\nThe end.\n"
 HEADLINE = """
 [notebooks.{slug}.claims.A-2]
 text = "this much"
@@ -92,7 +96,7 @@ def test_a_notebook_that_was_never_executed_claims_nothing(project):
 def test_writing_freshens_and_a_changed_notebook_makes_it_stale(project, capsys):
     publish(project, "one/fig_1", A_1=10, A_2=0.5)
     assert readme.main(["--check"]) == 1
-    assert "renew it with" in capsys.readouterr().err
+    assert "renew them with" in capsys.readouterr().err
 
     assert readme.main([]) == 0
     assert readme.main(["--check"]) == 0
@@ -112,12 +116,12 @@ def test_a_cell_cannot_break_the_table(project):
     assert r"| a \| b fig_1 |" in readme.coverage_table(project.root.parent)
 
 
-@pytest.mark.parametrize("text", ["no markers", README + readme.BEGIN, f"{readme.END}\n{readme.BEGIN}\n"])
+@pytest.mark.parametrize("text", ["no markers", README + BEGIN, f"{END}\n{BEGIN}\n{RESULTS}\n"])
 def test_a_readme_without_one_place_for_the_table_is_an_error(project, capsys, text):
     publish(project, "one/fig_1", A_1=10, A_2=0.5)
     (project.root.parent / "README.md").write_text(text)
     assert readme.main([]) == 1
-    assert readme.BEGIN in capsys.readouterr().err
+    assert BEGIN in capsys.readouterr().err
     assert (project.root.parent / "README.md").read_text() == text
 
 
@@ -127,3 +131,48 @@ def test_the_wrong_folder_and_wrong_notebooks_are_told(project, capsys, monkeypa
     monkeypatch.chdir(tmp_path_factory.mktemp("elsewhere"))
     assert readme.main([]) == 1
     assert "top folder" in capsys.readouterr().err
+
+
+def test_tables_of_methods_are_copied_from_the_notebooks_that_show_them(project):
+    assert readme.results_tables(publish_results(project)) == "\n".join(
+        [
+            "**mnist**, profile laptop: [Test of fig_1](notebooks/one/fig_1.ipynb)",
+            "",
+            "| method | KL | NLL |",
+            "| --- | --- | --- |",
+            "| VAE | 1.50 ± 0.71 | 100.00 ± 0.00 |",
+            "| a \\| b | 3.00 | – |",
+        ]
+    )
+    assert readme.main([]) == 0
+    assert "| VAE | 1.50 ± 0.71 |" in (project.root.parent / "README.md").read_text()
+    assert readme.main(["--check"]) == 0
+
+
+def publish_results(project):
+    """One notebook with a ledger and a table of two methods, the second with one seed and a diverged NLL."""
+    publish(project, "one/fig_1", A_1=10, A_2=0.5)
+    index = pd.MultiIndex.from_tuples([("VAE", 0), ("VAE", 1), ("a | b", 0)], names=["method", "seed"])
+    table = pd.DataFrame({"kl": [1.0, 2.0, 3.0], "nll": [100.0, 100.0, float("nan")], "more": 0.0}, index=index)
+    results = Results.of(table, {"kl": "KL", "nll": "NLL"}, dataset="mnist", profile="laptop")
+    assert str(results).splitlines()[1].split() == ["VAE", "1.50", "±", "0.71", "100.00", "±", "0.00"]
+    path = project.root / "one" / "fig_1.ipynb"
+    notebook = nbformat.read(path, as_version=4)
+    notebook.cells[-3].outputs.append(new_output("display_data", results._repr_mimebundle_()))
+    nbformat.write(notebook, path)
+    assert read_results(nbformat.read(path, as_version=4)) == [results]
+    with pytest.raises(ValueError, match="no column"):
+        Results.of(table, {"mi": "MI"}, dataset="mnist", profile="laptop")
+    return project.root.parent
+
+
+def test_without_tables_the_section_says_so(project):
+    publish(project, "one/fig_1", A_1=10, A_2=0.5)
+    assert "No table of methods" in readme.results_tables(project.root.parent)
+
+
+def test_results_of_another_version_are_told(project, capsys):
+    path = publish_results(project) / "notebooks" / "one" / "fig_1.ipynb"
+    path.write_text(path.read_text().replace('"labels"', '"headings"'))
+    assert readme.main([]) == 1
+    assert "run the notebook again" in capsys.readouterr().err

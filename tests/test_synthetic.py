@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from collapse_lib.synthetic import correlated, shared_factors
+from collapse_lib.synthetic import correlated, shared_factors, two_clusters
 from collapse_lib.theory.second_moments import cvae_moments
 
 
@@ -38,3 +38,14 @@ def test_errors() -> None:
         correlated(5, 2, 1.5, seed=0)
     with pytest.raises(ValueError, match="one a coordinate, 2 of them"):
         correlated(5, 2, [0.1, 0.2, 0.3], seed=0)
+
+
+def test_two_clusters_have_the_covariance_that_they_say() -> None:
+    x = two_clusters(100_000, 1.5, 0.5, seed=0)
+    torch.testing.assert_close(x.T.cov(), torch.diag(torch.tensor([2.5, 0.25]).double()), atol=0.02, rtol=0)
+    within = x[x[:, 0] > 0]
+    torch.testing.assert_close(within.mean(0), torch.tensor([1.5, 0.0]).double(), atol=0.01, rtol=0)
+    shift = x - two_clusters(100_000, 0.0, 0.5, seed=0)
+    torch.testing.assert_close(shift.abs(), torch.tensor([1.5, 0.0]).double().expand_as(x))
+    with pytest.raises(ValueError, match="std"):
+        two_clusters(4, 1.0, 0.0, seed=0)

@@ -384,7 +384,7 @@ def test_no_host_read_inside_an_epoch(x, stack):
         ({"batch_size": 0}, "between 1 and the 40 data"),
         ({"log_every": 0}, "log_every must be at least 1"),
         ({"evaluate_every": 5}, "belong together"),
-        ({"groups": {"log_sigma2": {"weight_decay": 0.1}}}, "a group takes lr, betas and eps"),
+        ({"groups": {"log_sigma2": {"weight_decay": 0.1}}}, "a group takes lr, betas, eps, every and until"),
         ({"groups": {"sigma": {"lr": 1.0}}}, r"'sigma' names no parameter; the parameters are .*log_sigma2"),
     ],
 )

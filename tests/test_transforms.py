@@ -232,3 +232,18 @@ def test_errors_tell_dtypes_and_shapes():
     for value in (-0.1, 1.1, math.nan):
         with pytest.raises(ValueError, match=r"needs values in \[0, 1\]"):
             transforms.binarise_static(torch.full((2, 2), value), 0)
+
+
+def test_a_random_split_is_disjoint_and_stays_the_same():
+    x = torch.arange(20.0)[:, None]
+    train, test = transforms.random_split(x, [12, 5], 3)
+    assert (train.shape, test.shape) == ((12, 1), (5, 1))
+    both = torch.cat([train, test]).flatten().tolist()
+    assert len(set(both)) == 17
+    assert both != sorted(both)
+    again = transforms.random_split(x, [12, 5], 3)
+    assert torch.equal(again[0], train)
+    assert not torch.equal(transforms.random_split(x, [12, 5], 4)[0], train)
+    for sizes in ([12, 9], [0, 3]):
+        with pytest.raises(ValueError, match="random_split"):
+            transforms.random_split(x, sizes, 0)

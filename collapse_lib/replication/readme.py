@@ -1,30 +1,29 @@
 """The README's tables of what is replicated, written from paper.toml and the published notebooks.
 
-    python -m collapse_lib.replication.readme            # renews the table
-    python -m collapse_lib.replication.readme --check    # exit status 1 if it is not what the notebooks say
+    python -m collapse_lib.replication.readme            # renews the tables
+    python -m collapse_lib.replication.readme --check    # exit status 1 if they are not what the notebooks say
 
-Run in the project's top folder. What a notebook came out with is read from the ledger that it shows, so the table can
-claim no more than the published notebooks do.
+Run in the project's top folder. What a notebook came out with is read from the ledger that it shows, and the numbers of
+methods from the tables that it shows, so the README can claim no more than the published notebooks do.
 """
 
 import argparse
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from collapse_lib.ledger import ClaimError, LedgerRecord, read_ledger
 from collapse_lib.paper import load_paper
 from collapse_lib.replication import catalogue, notebook_file
-
-BEGIN, END = "<!-- coverage:begin -->", "<!-- coverage:end -->"
+from collapse_lib.results import ResultsError, read_results
 
 _COMMAND = "python -m collapse_lib.replication.readme"
 _HEADINGS = ("Figure, notebook", "Question", "Claims held", "Verdict", "Published run")
 
 
 class ReadmeError(ValueError):
-    """A README without one place for the table, or a notebook that cannot be read for it."""
+    """A README without one place for a table, or a notebook that cannot be read for it."""
 
 
 def coverage_table(root: Path) -> str:
@@ -51,13 +50,41 @@ def _row(notebook: catalogue.Notebook, root: Path) -> tuple[str, ...]:
     return figure, notebook.entry.title, *_outcome(ledger)
 
 
-def renewed(readme: str, table: str) -> str:
-    """The README with `table` between its two markers; ReadmeError unless it has each once and in order."""
-    if re.findall(f"{BEGIN}|{END}", readme) != [BEGIN, END]:
-        raise ReadmeError(f"README.md: needs one line {BEGIN} and after it one line {END}, for the table between them")
-    before, rest = readme.split(BEGIN)
-    _, after = rest.split(END)
-    return f"{before}{BEGIN}\n{table}\n{END}{after}"
+def results_tables(root: Path) -> str:
+    """A table in Markdown for each table of methods that a published notebook shows, one row a method.
+
+    Raises CatalogueError and ReadmeError as `coverage_table` does.
+    """
+    parts = []
+    for notebook in catalogue.load(root / "notebooks"):
+        try:
+            shown = read_results(notebook_file.read(notebook.path))
+        except ResultsError as error:
+            raise ReadmeError(f"{notebook.path}: {error}") from error
+        for results in shown:
+            head, *body = results.cells()
+            lines = [f"| {' | '.join(map(_cell, row))} |" for row in (head, ["---"] * len(head), *body)]
+            link = _link(notebook.entry.title, notebook.path.relative_to(root).as_posix())
+            parts.append("\n".join([f"**{results.dataset}**, profile {results.profile}: {link}", "", *lines]))
+    return "\n\n".join(parts) or "*No table of methods has been published.*"
+
+
+TABLES: dict[str, Callable[[Path], str]] = {"coverage": coverage_table, "results": results_tables}
+"""What stands between the README's markers of each name (`markers`)."""
+
+
+def markers(name: str) -> tuple[str, str]:
+    return f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
+
+
+def renewed(readme: str, name: str, table: str) -> str:
+    """The README with `table` between its markers of that name; ReadmeError unless it has each once and in order."""
+    begin, end = markers(name)
+    if re.findall(f"{begin}|{end}", readme) != [begin, end]:
+        raise ReadmeError(f"README.md: needs one line {begin} and after it one line {end}, for the table between them")
+    before, rest = readme.split(begin)
+    _, after = rest.split(end)
+    return f"{before}{begin}\n{table}\n{end}{after}"
 
 
 def _outcome(ledger: LedgerRecord | None) -> tuple[str, str, str]:
@@ -88,15 +115,17 @@ def _cell(text: str) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog=_COMMAND, description="Renews the README's table of replicated figures.")
-    parser.add_argument("--check", action="store_true", help="only say whether it is fresh")
+    parser = argparse.ArgumentParser(prog=_COMMAND, description="Renews the README's tables of results.")
+    parser.add_argument("--check", action="store_true", help="only say whether they are fresh")
     check = parser.parse_args(arguments).check
     readme = Path("README.md")
     try:
         old = readme.read_text(encoding="utf-8")
-        new = renewed(old, coverage_table(Path()))
+        new = old
+        for name, table in TABLES.items():
+            new = renewed(new, name, table(Path()))
         if check and new != old:
-            raise ReadmeError(f"README.md: its table is not what the notebooks say; renew it with `{_COMMAND}`")
+            raise ReadmeError(f"README.md: its tables are not what the notebooks say; renew them with `{_COMMAND}`")
         if new != old:
             notebook_file.write_atomically(readme, new)
     except FileNotFoundError:

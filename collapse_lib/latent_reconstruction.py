@@ -1,0 +1,160 @@
+"""LR-VAE (Song, Kim and Lee 2025, arXiv 2508.12530): a VAE whose encoder must find again what its decoder was given.
+
+    L = L_DR + beta L_KL + alpha L_LR
+    L_DR = ||x - D(z)||^2, z ~ q(z|x)      L_KL = KL( q(z|x) || N(0, I) )
+    L_LR = || E_mu( D(z~) ) - z~ ||^2, z~ ~ N(0, I)
+
+Sums over pixels and latents, means over the batch. E_mu is the encoder's mean. L_DR has no 1/2: with it the loss at
+beta is that of a Gaussian likelihood of variance 1/2, so that a linear VAE's channel is active iff the variance of the
+data along it exceeds beta / 2 (derived). alpha is a schedule of the member: in the paper it grows linearly from 0.
+"""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, NamedTuple, get_args
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from collapse_lib.models.gaussian import GaussianVAE
+from collapse_lib.nets import mlp
+from collapse_lib.objectives import Hyper, NoiseSpec, Posterior, gaussian_kl, reparameterise
+
+Source = Literal["prior", "posterior", "mean"]
+Detach = Literal["none", "latent", "image", "encoder"]
+Reconstruction = Literal["sum", "mean", "log"]
+
+
+class LatentReconstructionTerms(NamedTuple):
+    """What `fit` minimises and records; scalars, means over the batch."""
+
+    loss: Tensor
+    data_error: Tensor  # ||x - D(z)||^2
+    kl: Tensor
+    latent_error: Tensor  # || E_mu( D(z~) ) - z~ ||^2
+
+
+@dataclass(frozen=True)
+class LatentReconstruction:
+    """The loss above for a model with `encode` and `decode`. Reads alpha (default 0: a beta-VAE) and beta (default 1).
+
+    source: where z~ comes from: "prior" N(0, I), the paper's; "posterior" z ~ q(z|x); "mean" E_mu(x). The last two are
+        modes of the authors' code.
+    detach: what of L_LR trains: "none" detached, the paper's; "latent": z~ is a constant (only with a posterior source
+        does that matter); "image": D(z~) is a constant, so that L_LR trains the encoder alone; "encoder": the decoder
+        alone learns from L_LR.
+    balanced: (1 - alpha) L_DR in the place of L_DR, an older form of the authors' code.
+    reconstruction: "sum", the paper's; "mean": the mean over pixels, as if beta were n times larger; "log": n/2 log of
+        the batch's mean square error, the profile likelihood of one sigma2 (sigma-VAE, Rybkin et al. 2021).
+    """
+
+    source: Source = "prior"
+    detach: Detach = "none"
+    balanced: bool = False
+    reconstruction: Reconstruction = "sum"
+    reads: ClassVar[frozenset[str]] = frozenset({"alpha", "beta"})
+
+    def __post_init__(self) -> None:
+        for name, options in (("source", Source), ("detach", Detach), ("reconstruction", Reconstruction)):
+            if getattr(self, name) not in get_args(options):
+                raise ValueError(f"{name} is one of {get_args(options)}, got {getattr(self, name)!r}")
+
+    def noise(self, model: Any, batch_size: int) -> dict[str, NoiseSpec]:
+        shape = (batch_size, model.n_latents)
+        return {"posterior": NoiseSpec("normal", shape), "latent": NoiseSpec("normal", shape)}
+
+    def __call__(
+        self, model: Any, data: tuple[Tensor, ...], noise: dict[str, Tensor], hyper: Hyper
+    ) -> LatentReconstructionTerms:
+        (x,) = data
+        zero = torch.zeros((), dtype=x.dtype, device=x.device)
+        alpha, beta = hyper.get("alpha", zero), hyper.get("beta", zero + 1)
+        posterior = model.encode(x)
+        data_error = (x - model.decode(reparameterise(posterior, noise["posterior"]))).square().sum(-1).mean()
+        kl = gaussian_kl(posterior).mean()
+        latent_error = self._latent_error(model, posterior, noise["latent"])
+        reconstruction = self._reconstruction(data_error, x.shape[-1])
+        if self.balanced:
+            reconstruction = (1 - alpha) * reconstruction
+        return LatentReconstructionTerms(
+            reconstruction + beta * kl + alpha * latent_error, data_error, kl, latent_error
+        )
+
+    def _latent_error(self, model: Any, posterior: Posterior, eps: Tensor) -> Tensor:
+        z = {"prior": lambda: eps, "posterior": lambda: reparameterise(posterior, eps), "mean": lambda: posterior.mean}[
+            self.source
+        ]()
+        if self.detach == "latent":
+            z = z.detach()
+        image = model.decode(z)
+        found = model.encode(image.detach() if self.detach == "image" else image).mean
+        if self.detach == "encoder":
+            # E_mu as a constant function: its gradient reaches the image, not the encoder's weights.
+            constant = {name: p.detach() for name, p in model.named_parameters()}
+            found = torch.func.functional_call(_Mean(model), {f"model.{n}": p for n, p in constant.items()}, (image,))
+        return (found - z).square().sum(-1).mean()
+
+    def _reconstruction(self, data_error: Tensor, n: int) -> Tensor:
+        if self.reconstruction == "sum":
+            return data_error
+        if self.reconstruction == "mean":
+            return data_error / n
+        return 0.5 * n * (data_error / n).log()
+
+
+class _Mean(nn.Module):
+    """x -> E_mu(x) as a module, the form that `functional_call` takes."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.model.encode(x).mean
+
+
+class SoftplusLogVariance(nn.Module):
+    """`encoder` (batch, n) -> (batch, 2k) with softplus on its second half, which is then used as the log-variance.
+
+    A quirk of the authors' code: every posterior variance is at least 1. It inflates the KL and counts latents active.
+    """
+
+    def __init__(self, encoder: nn.Module) -> None:
+        super().__init__()
+        self.encoder = encoder
+
+    def forward(self, x: Tensor) -> Tensor:
+        mean, raw = self.encoder(x).chunk(2, -1)
+        return torch.cat([mean, F.softplus(raw)], -1)
+
+
+def mlp_vae(n: int, hidden: tuple[int, ...], k: int, *, softplus_log_variance: bool = False) -> GaussianVAE:
+    """MLP VAE n-hidden-2k, k-hidden-n with the likelihood that L_DR stands for, N(D(z), I / 2)."""
+    encoder: nn.Module = mlp([n, *hidden, 2 * k])
+    if softplus_log_variance:
+        encoder = SoftplusLogVariance(encoder)
+    return GaussianVAE(encoder, mlp([k, *reversed(hidden), n]), k, likelihood="gaussian", sigma2=0.5)
+
+
+class CycleErrors(NamedTuple):
+    """Mean over samples of || E_mu( D(z) ) - z ||^2, z from the prior and from the posteriors of data; and of data."""
+
+    prior: float
+    posterior: float
+    data: float  # || x - D( E_mu(x) ) ||^2
+
+
+@torch.no_grad()
+def cycle_errors(model: Any, x: Tensor, *, n_samples: int = 1000, seed: int = 0) -> CycleErrors:
+    """Both ways round: latent to latent on `n_samples` prior draws and on one posterior sample of each datum, and data
+    to data at the posterior mean. A trivial E_mu = 0 has a prior error of k."""
+    generator = torch.Generator().manual_seed(seed)
+    posterior = model.encode(x)
+    shapes = (n_samples, model.n_latents), posterior.mean.shape
+    prior, eps = (torch.randn(shape, generator=generator, dtype=x.dtype).to(x.device) for shape in shapes)
+
+    def error(z: Tensor) -> float:
+        return float((model.encode(model.decode(z)).mean - z).square().sum(-1).double().mean())
+
+    data = (x - model.decode(posterior.mean)).square().sum(-1).double().mean()
+    return CycleErrors(error(prior), error(reparameterise(posterior, eps)), float(data))
