@@ -128,12 +128,20 @@ class SoftplusLogVariance(nn.Module):
         return torch.cat([mean, F.softplus(raw)], -1)
 
 
-def mlp_vae(n: int, hidden: tuple[int, ...], k: int, *, softplus_log_variance: bool = False) -> GaussianVAE:
+def mlp_vae(
+    n: int,
+    hidden: tuple[int, ...],
+    k: int,
+    *,
+    softplus_log_variance: bool = False,
+    activation: type[nn.Module] = nn.ReLU,
+) -> GaussianVAE:
     """MLP VAE n-hidden-2k, k-hidden-n with the likelihood that L_DR stands for, N(D(z), I / 2)."""
-    encoder: nn.Module = mlp([n, *hidden, 2 * k])
+    encoder: nn.Module = mlp([n, *hidden, 2 * k], activation=activation)
     if softplus_log_variance:
         encoder = SoftplusLogVariance(encoder)
-    return GaussianVAE(encoder, mlp([k, *reversed(hidden), n]), k, likelihood="gaussian", sigma2=0.5)
+    decoder = mlp([k, *reversed(hidden), n], activation=activation)
+    return GaussianVAE(encoder, decoder, k, likelihood="gaussian", sigma2=0.5)
 
 
 class CycleErrors(NamedTuple):
