@@ -12,6 +12,7 @@ from typing import NamedTuple
 import pandas as pd
 import torch
 from torch import Tensor
+from torch.func import vmap
 
 from collapse_lib.quadrature import grid_posterior
 from collapse_lib.theory.bi_lipschitz import inverse_floor, laplace_kl
@@ -107,6 +108,34 @@ def against_grid(
     extra = {"exact": found.kl_post_prior, "distance": distance, "resolution": found.resolution}
     extra |= {"gradient": mode.gradient.double()}
     return AgainstGrid(table.assign(**{name: values.cpu().numpy() for name, values in extra.items()}), mode.z)
+
+
+class View(NamedTuple):
+    """A window around the mode, two latents."""
+
+    first: Tensor  # (points,) values of z_1
+    second: Tensor  # (points,)
+    true: Tensor  # (points, points) density of the true posterior over its maximum in the window
+    deviations: Tensor  # (points, points) Mahalanobis distance from the mode under the approximation
+
+
+@torch.no_grad()
+def laplace_density(
+    decoder: Decoder, x: Tensor, mode: Tensor, *, s2: float, widths: float = 6.0, points: int = 121
+) -> View:
+    """True posterior and approximation of one datum `x` (n,) around its `mode` (2,), `widths` largest standard
+    deviations to either side."""
+    J = linearise(decoder, mode[None]).J[0].double()
+    precision = torch.eye(2, dtype=torch.float64, device=J.device) + J.mT @ J / s2
+    half = widths / float(torch.linalg.eigvalsh(precision)[0].sqrt())
+    offsets = torch.linspace(-half, half, points, dtype=torch.float64, device=J.device)
+    u = torch.cartesian_prod(offsets, offsets)
+    z = mode + u.to(mode)
+    log_p = -0.5 * ((x - vmap(decoder)(z)).double().square().sum(-1) / s2 + z.double().square().sum(-1))
+    shape = (points, points)
+    true = (log_p - log_p.max()).exp().reshape(shape)
+    deviations = ((u @ precision) * u).sum(-1).sqrt().reshape(shape)
+    return View(mode[0] + offsets, mode[1] + offsets, true, deviations)
 
 
 def _total_variation(density: Tensor, z: Tensor, mode: Mode, s2: float, cell: float) -> Tensor:

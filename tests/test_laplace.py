@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from collapse_lib.laplace import against_grid, find_mode
+from collapse_lib.laplace import against_grid, find_mode, laplace_density
 from collapse_lib.latent_reconstruction import mlp_vae
 from collapse_lib.quadrature import grid_posterior
 from collapse_lib.theory.bi_lipschitz import inverse_floor
@@ -35,7 +35,9 @@ def test_a_locally_isometric_circle_collapses_below_the_bound() -> None:
     """D(z) = r (cos z/r, sin z/r) has the singular value 1 everywhere, and KL -> 0 with r: KL <= range^2 / 8."""
     r, s2 = 0.1, 0.5
     x = torch.tensor([[r, 0.0]], dtype=torch.float64)
-    found = against_grid(lambda z: r * torch.cat([(z / r).cos(), (z / r).sin()]), x, 1, s2=s2, half_width=6, points=2401)
+    found = against_grid(
+        lambda z: r * torch.cat([(z / r).cos(), (z / r).sin()]), x, 1, s2=s2, half_width=6, points=2401
+    )
     (row,) = found.table.itertuples()
     assert row.smallest == pytest.approx(1)
     assert row.lower == pytest.approx(0.5 * (1 / 3 - 1 + math.log(3)))
@@ -59,6 +61,14 @@ def test_the_mode_is_where_a_long_descent_ends() -> None:
     assert mode.J.shape == (5, 7, 3)
     with pytest.raises(ValueError, match="start"):
         find_mode(decoder, x, start[:2], s2=0.5)
+
+
+def test_the_window_around_a_linear_decoders_mode() -> None:
+    W, x = normal(6, 4, 2), normal(7, 4)
+    mode = find_mode(lambda z: z @ W.mT, x[None], torch.zeros(1, 2).double(), s2=0.5).z[0]
+    view = laplace_density(lambda z: z @ W.mT, x, mode, s2=0.5)
+    torch.testing.assert_close(view.true, (-0.5 * view.deviations.square()).exp())
+    assert float(view.deviations[0].min()) >= 6 - 1e-9
 
 
 def test_the_grid_without_jacobians_says_the_same() -> None:
