@@ -9,6 +9,7 @@ beta is that of a Gaussian likelihood of variance 1/2, so that a linear VAE's ch
 data along it exceeds beta / 2 (derived). alpha is a schedule of the member: in the paper it grows linearly from 0.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, NamedTuple, get_args
 
@@ -19,6 +20,8 @@ from torch.nn import functional as F
 from collapse_lib.models.gaussian import GaussianVAE
 from collapse_lib.nets import mlp
 from collapse_lib.objectives import Hyper, NoiseSpec, Posterior, gaussian_kl, reparameterise
+from collapse_lib.theory.bi_lipschitz import participation_ratio
+from collapse_lib.theory.inverse_lipschitz import linearise
 
 Source = Literal["prior", "posterior", "mean"]
 Detach = Literal["none", "latent", "image", "encoder"]
@@ -128,12 +131,20 @@ class SoftplusLogVariance(nn.Module):
         return torch.cat([mean, F.softplus(raw)], -1)
 
 
-def mlp_vae(n: int, hidden: tuple[int, ...], k: int, *, softplus_log_variance: bool = False) -> GaussianVAE:
+def mlp_vae(
+    n: int,
+    hidden: tuple[int, ...],
+    k: int,
+    *,
+    softplus_log_variance: bool = False,
+    activation: type[nn.Module] = nn.ReLU,
+) -> GaussianVAE:
     """MLP VAE n-hidden-2k, k-hidden-n with the likelihood that L_DR stands for, N(D(z), I / 2)."""
-    encoder: nn.Module = mlp([n, *hidden, 2 * k])
+    encoder: nn.Module = mlp([n, *hidden, 2 * k], activation=activation)
     if softplus_log_variance:
         encoder = SoftplusLogVariance(encoder)
-    return GaussianVAE(encoder, mlp([k, *reversed(hidden), n]), k, likelihood="gaussian", sigma2=0.5)
+    decoder = mlp([k, *reversed(hidden), n], activation=activation)
+    return GaussianVAE(encoder, decoder, k, likelihood="gaussian", sigma2=0.5)
 
 
 class CycleErrors(NamedTuple):
@@ -158,3 +169,41 @@ def cycle_errors(model: Any, x: Tensor, *, n_samples: int = 1000, seed: int = 0)
 
     data = (x - model.decode(posterior.mean)).square().sum(-1).double().mean()
     return CycleErrors(error(prior), error(reparameterise(posterior, eps)), float(data))
+
+
+class NoiseResponse(NamedTuple):
+    """What noise in the latents does to the images; means over data, distances squared."""
+
+    distance: list[float]  # E || D(mu + e) - D(mu) ||^2, one a variance of e
+    outside: list[float]  # squared distance of D(mu + e) to the box [0, 1]^n, one a variance
+    trace: float  # tr J^T J, J the Jacobian of D at mu: the slope of `distance` at zero
+    directions: float  # participation ratio of J^T J
+    spectrum: list[float]  # root mean square of each singular value of J, largest first
+
+
+@torch.no_grad()
+def noise_response(
+    model: Any, x: Tensor, variances: Sequence[float], *, n_draws: int = 10, seed: int = 0, chunk: int = 100
+) -> NoiseResponse:
+    """For e ~ N(0, variance I) at mu = E_mu(x), x (N, n): `n_draws` e a datum, the same but for their scale."""
+    generator = torch.Generator().manual_seed(seed)
+    mean = model.encode(x).mean
+    eps = torch.randn(n_draws, *mean.shape, generator=generator, dtype=x.dtype).to(x.device)
+    distance, outside, clean = [], [], model.decode(mean)
+    for variance in variances:
+        total = box = 0.0
+        for e in eps:
+            image = model.decode(mean + variance**0.5 * e)
+            total += float((image - clean).square().sum(-1).double().mean())
+            box += float((image - image.clamp(0, 1)).square().sum(-1).double().mean())
+        distance.append(total / n_draws)
+        outside.append(box / n_draws)
+    jacobians = (linearise(model.decoder, rows).J for rows in mean.split(chunk))
+    power = torch.cat([torch.linalg.svdvals(J.double()) for J in jacobians]).square()
+    return NoiseResponse(
+        distance,
+        outside,
+        float(power.sum(-1).mean()),
+        float(participation_ratio(power.sqrt()).mean()),
+        power.mean(0).sqrt().tolist(),
+    )

@@ -4,7 +4,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from collapse_lib.latent_reconstruction import LatentReconstruction, SoftplusLogVariance, cycle_errors, mlp_vae
+from collapse_lib.latent_reconstruction import (
+    LatentReconstruction,
+    SoftplusLogVariance,
+    cycle_errors,
+    mlp_vae,
+    noise_response,
+)
 from collapse_lib.objectives import SampledElbo
 from collapse_lib.sweeps import Ramp, Sweep
 from collapse_lib.training import fit
@@ -118,3 +124,20 @@ def test_softplus_keeps_every_variance_above_one() -> None:
     assert (model.encode(x).log_var > 0).all()
     with pytest.raises(ValueError, match="source"):
         LatentReconstruction(source="data")  # type: ignore[arg-type]
+
+
+def test_noise_in_the_latents_of_a_linear_decoder() -> None:
+    """E || W e ||^2 = variance tr W^T W; two equal directions of three count as two."""
+    model = mlp_vae(4, (), 3).double()
+    with torch.no_grad():
+        model.decoder[0].weight.copy_(2 * torch.eye(4, 3) * torch.tensor([1.0, 1.0, 0.0]))
+        model.decoder[0].bias.fill_(0.5)
+    x = torch.rand(50, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    found = noise_response(model, x, [0.0, 0.1, 0.4], n_draws=200)
+    assert found.trace == pytest.approx(8)
+    assert found.directions == pytest.approx(2)
+    assert found.spectrum == pytest.approx([2, 2, 0])
+    assert found.distance[0] == 0
+    assert found.distance[1] == pytest.approx(0.8, rel=0.05)
+    assert found.distance[2] == pytest.approx(4 * found.distance[1])
+    assert 0 <= found.outside[1] < found.outside[2]

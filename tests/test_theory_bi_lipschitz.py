@@ -24,6 +24,12 @@ def test_it_is_the_kl_of_the_laplace_posterior_and_between_its_bounds(k, more, s
     torch.testing.assert_close(found.kl, torch.distributions.kl_divergence(q, p), rtol=1e-8, atol=1e-10)
     assert (found.lower <= found.kl + 1e-12).all()
     assert (found.kl <= found.upper + 1e-12).all()
+    # the floor of the smallest singular value is the sharper bound, and the best diagonal posterior keeps it too
+    floor = bl.inverse_floor(sv[:, -1], s2, k)
+    diagonal = torch.distributions.Normal(mean, precision.diagonal(dim1=1, dim2=2).rsqrt())
+    mean_field = torch.distributions.kl_divergence(diagonal, torch.distributions.Normal(0.0, 1.0)).sum(-1)
+    assert (found.lower <= floor + 1e-12).all()
+    assert (floor <= torch.minimum(found.kl, mean_field) + 1e-12).all()
     # the constant is one: for all v, ||v|| / L <= ||J v|| <= L ||v||
     v = normal(seed + 2, 6, k, 20)
     ratio = (J @ v).norm(dim=1) / v.norm(dim=1)

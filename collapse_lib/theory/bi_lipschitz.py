@@ -7,6 +7,7 @@ N(m, Lam^-1) with Lam = I + J^T J / s2 (Gauss-Newton), and with the singular val
 
 If D is locally bi-Lipschitz at m with the constant L >= 1, all sv_i lie in [1/L, L], and
     k/2 g(1 + 1 / (L^2 s2))  <=  KL  <=  k/2 g(1 + L^2 / s2) + ||m||^2 / 2.
+The smallest singular value alone says more: KL >= k/2 g(1 + sv_min^2 / s2) (`inverse_floor`).
 The document's own constant could not be read; this version is derived.
 """
 
@@ -50,6 +51,16 @@ def laplace_kl(singular_values: Array, mean: Array, s2: Array) -> LaplaceKL:
     lower = 0.5 * k * gap(1 + 1 / (constant.square() * s2))
     upper = 0.5 * (k * gap(1 + constant.clamp_max(1e150).square() / s2) + square)
     return LaplaceKL(kl, lower, upper, constant)
+
+
+def inverse_floor(smallest: Array, s2: Array, k: int) -> Tensor:
+    """k/2 g(1 + smallest^2 / s2), nats: what the KL is at least if no direction is stretched by less than `smallest`.
+
+    It does not weaken as the largest singular value grows, as the bound by one bi-Lipschitz constant does. The best
+    diagonal posterior of the linearised decoder keeps it too: diagonal entries of Lam are not below its eigenvalues.
+    """
+    s2 = t.positive("s2", t.scalar("s2", s2))
+    return 0.5 * k * gap(1 + t.real("smallest", smallest).square() / s2)
 
 
 def participation_ratio(singular_values: Array) -> Tensor:
