@@ -21,7 +21,7 @@ from collapse_lib.evaluation import measure_vae
 from collapse_lib.method_table import Binarised, Family, Number, Trained
 from collapse_lib.models.brenier import brenier_vae, plain_vae, skip_vae
 from collapse_lib.models.mixture import MonteCarloElbo
-from collapse_lib.objectives import SampledElbo
+from collapse_lib.objectives import SampledElbo, latent_kl
 from collapse_lib.rivals import Cycle, FreeBits, SemiAmortisedElbo, lagging
 from collapse_lib.sweeps import Ramp
 from collapse_lib.theory.inverse_lipschitz import linearise
@@ -117,8 +117,8 @@ def latent_profile(trained: Sequence[Trained], x: Tensor, methods: Sequence[str]
         for one in trained:
             if one.seed == seed and one.method in methods:
                 model: Any = one.model
-                mean, log_var = model.encode(x)
-                kl = 0.5 * (mean.square() + log_var.exp() - log_var - 1).mean(0)
+                posterior = model.encode(x)
+                kl, mean = latent_kl(posterior).mean(0), posterior.mean
                 columns[one.method, "KL"] = kl.sort(descending=True)[0].numpy()
                 columns[one.method, "variance of the mean"] = mean.var(0).sort(descending=True)[0].numpy()
     return pd.DataFrame(columns)

@@ -73,13 +73,18 @@ def bernoulli_log_likelihood(logits: Tensor, x: Tensor) -> Tensor:
     return (x * logits - F.softplus(logits)).sum(-1)
 
 
-def gaussian_kl(posterior: Posterior) -> Tensor:
-    """KL( N(m, diag v) || N(0, I) ) = 1/2 sum_i ( m_i^2 + v_i - log v_i - 1 ): (batch,), nats per datum.
+def latent_kl(posterior: Posterior) -> Tensor:
+    """KL( N(m_i, v_i) || N(0, 1) ) = 1/2 ( m_i^2 + v_i - log v_i - 1 ): (batch, k), nats.
 
-    Three lines: E log q = -1/2 sum (log 2 pi v_i + 1); E log p = -1/2 sum (log 2 pi + m_i^2 + v_i); subtract.
+    Three lines: E log q = -1/2 (log 2 pi v_i + 1); E log p = -1/2 (log 2 pi + m_i^2 + v_i); subtract.
     """
     mean, log_var = posterior
-    return 0.5 * (mean.square() + log_var.exp() - log_var - 1).sum(-1)
+    return 0.5 * (mean.square() + log_var.exp() - log_var - 1)
+
+
+def gaussian_kl(posterior: Posterior) -> Tensor:
+    """KL( N(m, diag v) || N(0, I) ), the sum of `latent_kl` over latents: (batch,), nats per datum."""
+    return latent_kl(posterior).sum(-1)
 
 
 def reparameterise(posterior: Posterior, eps: Tensor) -> Tensor:

@@ -26,6 +26,7 @@ from collapse_lib.objectives import (
     Posterior,
     elbo_terms,
     gaussian_kl,
+    latent_kl,
     reparameterise,
 )
 
@@ -68,8 +69,7 @@ class FreeBits:
     ) -> ElboTerms:
         (x,) = data
         posterior = model.encode(x)
-        mean, log_var = posterior
-        per_latent = 0.5 * (mean.square() + log_var.exp() - log_var - 1).mean(0)
+        per_latent = latent_kl(posterior).mean(0)
         log_likelihood = model.log_likelihood(x, reparameterise(posterior, noise["eps"]))
         terms = elbo_terms(log_likelihood, gaussian_kl(posterior))
         paid = per_latent.clamp_min(self.nats).sum()
