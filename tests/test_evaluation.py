@@ -176,7 +176,7 @@ def linear_decoder(prior_means: torch.Tensor | None) -> GaussianVAE:
 
 
 @pytest.mark.parametrize(
-    "means", [None, [[0.0, 0.0]], [[1.0, 0.0], [-1.0, 0.5]]], ids=["normal", "one component", "two components"]
+    "means", [None, [[0.0, 0.0]], [[1.5, 0.0], [0.5, 1.0]]], ids=["normal", "one component", "two components"]
 )
 def test_a_row_of_a_table_is_that_of_the_exact_density(x: torch.Tensor, means: list[list[float]] | None) -> None:
     """p(x) is a mixture of N(W m_c, W W^T + sigma2 I), the NLL and the gap of the ELBO are known from it."""
