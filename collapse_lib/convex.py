@@ -62,39 +62,42 @@ class ICNN(nn.Module):
 
     def forward(self, u: Tensor) -> Tensor:
         """F(u): (..., n) -> (...)."""
-        return self._gate(self._forward(u, None)[-1]).squeeze(-1)
+        return self._gate(self._forward(u, None)[0][-1]).squeeze(-1)
 
     def gradient(self, u: Tensor, B: Tensor | None = None) -> Tensor:
         """grad F at u: (..., n) -> (..., n). With `B` (n, m) it is grad F at B u for u (..., m), and the sweep forward
         takes the narrow A_l B in place of A_l; the result is (..., n) all the same.
         """
-        a = self._forward(u, B)
+        a, W = self._forward(u, B)
         e = self._slope(a[-1])
         gradient = e @ self.A[-1]
-        for layer in range(len(a) - 2, 0, -1):
-            e = self._slope(a[layer]) * (e @ self.W(layer + 1))
+        for layer in range(len(W) - 1, 0, -1):
+            e = self._slope(a[layer]) * (e @ W[layer])
             gradient = gradient + e @ self.A[layer]
-        first = F.leaky_relu(a[0], SLOPE)
-        e = 2 * first * _leaky_slope(a[0]) * (e @ self.W(1))
+        e = 2 * _half_slope(a[0]) * (e @ W[0])
         return gradient + e @ self.A[0]
 
-    def _forward(self, u: Tensor, B: Tensor | None) -> list[Tensor]:
-        """a_0 .. a_k."""
+    def _forward(self, u: Tensor, B: Tensor | None) -> tuple[list[Tensor], list[Tensor]]:
+        """a_0 .. a_k and W_1 .. W_k, which the sweep back takes again: softplus is dear beside products this small."""
         A = list(self.A) if B is None else [weight @ B for weight in self.A]
-        a = [u @ A[0].mT + self.b[0]]
-        h = F.leaky_relu(a[0], SLOPE).square()
-        for layer in range(1, len(A)):
-            a.append(h @ self.W(layer).mT + u @ A[layer].mT + self.b[layer])
+        W = [self.W(layer) for layer in range(1, len(A))]
+        a = [F.linear(u, A[0], self.b[0])]
+        h = a[0] * _half_slope(a[0])
+        for layer, weight in enumerate(W, 1):
+            a.append(F.linear(h, weight) + F.linear(u, A[layer], self.b[layer]))
             h = self._gate(a[-1])
-        return a
+        return a, W
 
     def _gate(self, a: Tensor) -> Tensor:
-        return (
-            SLOPE * a + (1 - SLOPE) * F.softplus(a, threshold=40) if self.gates == "smooth" else F.leaky_relu(a, SLOPE)
-        )
+        return torch.lerp(F.softplus(a, threshold=40), a, SLOPE) if self.gates == "smooth" else F.leaky_relu(a, SLOPE)
 
     def _slope(self, a: Tensor) -> Tensor:
         return SLOPE + (1 - SLOPE) * a.sigmoid() if self.gates == "smooth" else _leaky_slope(a)
+
+
+def _half_slope(a: Tensor) -> Tensor:
+    """r(a) r'(a), half the slope of r(a)^2 = a r(a) r'(a)."""
+    return F.leaky_relu(a, SLOPE**2)
 
 
 def _leaky_slope(a: Tensor) -> Tensor:
@@ -142,7 +145,7 @@ class BrenierDecoder(nn.Module):
 
     def forward(self, z: Tensor) -> Tensor:
         v = self.latent_map.gradient(z) + self.L * z
-        return self.data_map.gradient(v, self.B) + self.L * (v @ self.B.mT) + self.c
+        return self.data_map.gradient(v, self.B) + F.linear(self.L * v, self.B, self.c)
 
     @property
     def inverse_lipschitz(self) -> float:

@@ -1,5 +1,6 @@
 """ICNNs, Brenier maps and inverse-Lipschitz decoders: against autograd in float64, and by properties."""
 
+import copy
 from functools import partial
 
 import pytest
@@ -8,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.decomposition import PCA
 from torch import Tensor
-from torch.func import jacrev, vmap
+from torch.func import functional_call, jacrev, stack_module_state, vmap
+from torch.nn.functional import leaky_relu
 
 from collapse_lib.convex import ICNN, BrenierDecoder, basis
 from collapse_lib.models.gaussian import GaussianVAE
@@ -48,6 +50,43 @@ def test_the_explicit_gradient_is_that_of_autograd(n, hidden, kind, seed):
         torch.testing.assert_close(zero if a is None else a, zero if b is None else b, rtol=1e-9, atol=1e-9)
     with torch.no_grad():
         torch.testing.assert_close(net.gradient(u), expected.detach())
+
+
+def potential(weights: dict[str, Tensor], kind: str, u: Tensor) -> Tensor:
+    """F(u) of a datum u (n,): the layer rule as the module's docstring has it, from a state dict."""
+    layers = sum(name.startswith("A.") for name in weights)
+    h = leaky_relu(weights["A.0"] @ u + weights["b.0"], 0.2) ** 2
+    for layer in range(1, layers):
+        R = weights[f"R.{layer - 1}"]
+        W = (1 + R.exp()).log() / R.shape[1]
+        a = W @ h + weights[f"A.{layer}"] @ u + weights[f"b.{layer}"]
+        h = leaky_relu(a, 0.2) if kind == "leaky" else 0.2 * a + 0.8 * (1 + a.exp()).log()
+    return h.squeeze(-1)
+
+
+@given(st.integers(1, 5), widths, gates, st.booleans(), st.integers(0, 99))
+def test_stacked_members_have_the_gradient_of_the_layer_rule(n, hidden, kind, narrow, seed):
+    """The rule written out, against slopes and factors that are wrong in both sweeps; three members in one call."""
+    nets = [icnn(n, hidden, kind, seed + member) for member in range(3)]
+    weights, _ = stack_module_state(nets)
+    u, B = normal(seed, 3, 7, 2 if narrow else n), normal(seed + 1, n, 2) if narrow else None
+    skeleton = copy.deepcopy(nets[0]).to("meta")
+
+    class Gradient(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = skeleton
+
+        def forward(self, v: Tensor) -> Tensor:
+            return self.net.gradient(v, B)
+
+    named = {f"net.{name}": value for name, value in weights.items()}
+    found = vmap(lambda state, v: functional_call(Gradient(), state, (v,)))(named, u)
+    for net, v, gradient in zip(nets, u, found, strict=True):
+        wide = v if B is None else v @ B.mT
+        of_rule = vmap(lambda x, net=net: jacrev(partial(potential, net.state_dict(), kind))(x))(wide)
+        torch.testing.assert_close(gradient, of_rule, rtol=1e-10, atol=1e-10)
+        torch.testing.assert_close(net(wide), vmap(partial(potential, net.state_dict(), kind))(wide))
 
 
 def test_leaky_gates_leave_later_biases_without_a_gradient():
