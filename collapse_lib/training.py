@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from collapse_lib.progress import Progress
+from collapse_lib.residual import averages_by_count
 from collapse_lib.stacking import Evaluate, Members, Objective, Plan, Plateau, Streams
 from collapse_lib.sweeps import Schedule, Sweep
 
@@ -116,7 +117,7 @@ def fit(
     run.check()
     models = [sweep.make(i) for i in range(len(sweep))]
     for model in models:
-        _check_model(model)
+        _check_model(model, stack)
     scalars = {name for name, buffer in models[0].named_buffers() if buffer.ndim == 0}
     if unread := set(sweep.numbers(0, 0.0)) - objective.reads - scalars:
         raise ValueError(
@@ -182,7 +183,7 @@ def _equal_architectures(models: Sequence[nn.Module]) -> list[list[int]]:
     return list(groups.values())
 
 
-def _check_model(model: nn.Module) -> None:
+def _check_model(model: nn.Module, stack: bool | str) -> None:
     """What cannot keep the promise above is refused."""
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
@@ -190,10 +191,12 @@ def _check_model(model: nn.Module) -> None:
     for name, module in model.named_modules():
         if isinstance(module, nn.modules.dropout._DropoutNd):
             raise ValueError(f"{name} draws its own random numbers: take them from the objective's noise instead")
+    if stack is True and (counting := averages_by_count(model)):
+        raise ValueError(f"{counting} averages over all batches (momentum=None), which no stack can: take stack=False")
 
 
 def _stacks(model: nn.Module, members: int, numbers: Mapping[str, float], run: Plan) -> bool:
-    if members == 1 or any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in model.modules()):
+    if members == 1 or averages_by_count(model):
         return False
     return run.device.type != "cpu" or _multiply_adds(model, numbers, run) <= STACK_LIMIT
 
