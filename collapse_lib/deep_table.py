@@ -3,7 +3,7 @@
 Rows and columns are those of `latent_reconstruction_table`; a column of the second measurement begins with "batch_".
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from collapse_lib import data, transforms
 from collapse_lib.latent_reconstruction import LatentReconstruction
 from collapse_lib.latent_reconstruction_table import il_lidvae, lr_vae, row, worth
-from collapse_lib.method_table import Family
+from collapse_lib.method_table import Family, Number
 from collapse_lib.objectives import SampledElbo
 from collapse_lib.residual import by_batch
 from collapse_lib.sweeps import Ramp
@@ -59,10 +59,14 @@ def families(
     and LIDVAE and IL-LIDVAE from `convex`. All minimise one loss, the Gaussian ELBO of variance 1/2 with weight beta;
     the models without alpha have no second pass, which would put decoded prior samples into their running statistics.
     """
-    ramps = {row(lr_vae(alpha), b): {"alpha": Ramp(0.0, alpha), "beta": b} for b in betas}
+    ramps: dict[str, Mapping[str, Number]] = {
+        row(lr_vae(alpha), b): {"alpha": Ramp(0.0, alpha), "beta": b} for b in betas
+    }
     ramps |= {row(lr_vae(other), beta): {"alpha": Ramp(0.0, other), "beta": beta} for other in other_alphas}
     ramps[row(constant_weight(alpha), beta)] = {"alpha": alpha, "beta": beta}
-    of_data = {row(own_statistics(alpha), beta): {"alpha": Ramp(0.0, alpha), "beta": beta}}
+    of_data: dict[str, Mapping[str, Number]] = {
+        row(own_statistics(alpha), beta): {"alpha": Ramp(0.0, alpha), "beta": beta}
+    }
     constants = {"LIDVAE": 0.0, il_lidvae(constant): constant}
     return [
         Family(plain, SampledElbo(), {row("VAE", b): {"beta": b} for b in betas}),

@@ -24,6 +24,8 @@ from collapse_lib.sweeps import Schedule, Sweep
 # affine layers 2.4x at 3e5 (64-32-8), 1.5x at 7e6, 1.2x at 4e7, none at 1.4e8 (784-500-500-50, batch 100);
 # convolutions, which vmap turns into grouped ones, 1.8x at 2e6, 1.5x at 1.5e7, 1.1x at 6e7 (64x64, channels 8, 8, 16,
 # 16, batch 50), 0.8x at 2e8, 0.6x at 1.9e9 (the net of Higgins et al. 2017, batch 100); 2 or 4 members, one thread.
+# Residual nets with batch norm: 1.7x at 3e7, 1.4x at 6e7 (28x28, channels 4, 8, 16, batch 32 and 64), 1.2x at 2.4e8;
+# 3 members, CPU time on a busy machine.
 STACK_LIMIT = 2**26
 
 # An eps beside which the root of Adam's second moment is lost: what is left of Adam is momentum.
