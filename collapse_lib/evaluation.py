@@ -252,14 +252,17 @@ def late_change(frame: pd.DataFrame, column: str, *, tail: float = 0.1) -> pd.Se
 
 @dataclass(frozen=True, eq=False)
 class PerMember:
-    """An `evaluate` of `training.fit` that runs `measure` on every member in turn; `template` is one of its models."""
+    """An `evaluate` of `training.fit` that runs `measure` on every member in turn; `template` is one of its models.
+
+    They are in evaluation mode, as those of a `FitResult` are.
+    """
 
     template: nn.Module
     measure: Measure
 
     def __call__(self, state: dict[str, Tensor], step: int) -> dict[str, Tensor]:
         first = next(iter(state.values()))
-        model = copy.deepcopy(self.template).to(first.device)
+        model = copy.deepcopy(self.template).to(first.device).eval()
         rows = []
         for member in range(len(first)):
             model.load_state_dict({name: t[member] for name, t in state.items()})

@@ -9,7 +9,9 @@ beta is that of a Gaussian likelihood of variance 1/2, so that a linear VAE's ch
 data along it exceeds beta / 2 (derived). alpha is a schedule of the member: in the paper it grows linearly from 0.
 """
 
+import math
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, NamedTuple, get_args
 
@@ -17,15 +19,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from collapse_lib.convex import BrenierDecoder
 from collapse_lib.models.gaussian import GaussianVAE
 from collapse_lib.nets import mlp
 from collapse_lib.objectives import Hyper, NoiseSpec, Posterior, gaussian_kl, reparameterise
+from collapse_lib.residual import normalised_mlp, residual_decoder, residual_encoder, untracked
 from collapse_lib.theory.bi_lipschitz import participation_ratio
 from collapse_lib.theory.inverse_lipschitz import linearise
 
 Source = Literal["prior", "posterior", "mean"]
 Detach = Literal["none", "latent", "image", "encoder"]
 Reconstruction = Literal["sum", "mean", "log"]
+LatentStatistics = Literal["shared", "none"]
 
 
 class LatentReconstructionTerms(NamedTuple):
@@ -49,16 +54,25 @@ class LatentReconstruction:
     balanced: (1 - alpha) L_DR in the place of L_DR, an older form of the authors' code.
     reconstruction: "sum", the paper's; "mean": the mean over pixels, as if beta were n times larger; "log": n/2 log of
         the batch's mean square error, the profile likelihood of one sigma2 (sigma-VAE, Rybkin et al. 2021).
+    latent_statistics: of a net with batch norm. Both passes of a step normalise by their own batch; with "shared", the
+        authors', both also move the running statistics, which evaluation mode then applies to data and to decoded
+        latents alike, though they are those of a mixture; with "none" the pass of L_LR leaves them to the data.
     """
 
     source: Source = "prior"
     detach: Detach = "none"
     balanced: bool = False
     reconstruction: Reconstruction = "sum"
+    latent_statistics: LatentStatistics = "shared"
     reads: ClassVar[frozenset[str]] = frozenset({"alpha", "beta"})
 
     def __post_init__(self) -> None:
-        for name, options in (("source", Source), ("detach", Detach), ("reconstruction", Reconstruction)):
+        for name, options in (
+            ("source", Source),
+            ("detach", Detach),
+            ("reconstruction", Reconstruction),
+            ("latent_statistics", LatentStatistics),
+        ):
             if getattr(self, name) not in get_args(options):
                 raise ValueError(f"{name} is one of {get_args(options)}, got {getattr(self, name)!r}")
 
@@ -75,7 +89,8 @@ class LatentReconstruction:
         posterior = model.encode(x)
         data_error = (x - model.decode(reparameterise(posterior, noise["posterior"]))).square().sum(-1).mean()
         kl = gaussian_kl(posterior).mean()
-        latent_error = self._latent_error(model, posterior, noise["latent"])
+        with untracked(model) if self.latent_statistics == "none" else nullcontext():
+            latent_error = self._latent_error(model, posterior, noise["latent"])
         reconstruction = self._reconstruction(data_error, x.shape[-1])
         if self.balanced:
             reconstruction = (1 - alpha) * reconstruction
@@ -145,6 +160,37 @@ def mlp_vae(
         encoder = SoftplusLogVariance(encoder)
     decoder = mlp([k, *reversed(hidden), n], activation=activation)
     return GaussianVAE(encoder, decoder, k, likelihood="gaussian", sigma2=0.5)
+
+
+def conv_vae(
+    shape: tuple[int, int, int], channels: tuple[int, ...], k: int, *, decoder: Literal["conv", "mlp"] = "conv"
+) -> GaussianVAE:
+    """The authors' nets with batch norm on flat images of `shape` (C, H, W), likelihood N(D(z), I / 2).
+
+    `residual_encoder`; "conv": `residual_decoder`; "mlp": k - n/2 - n/2 - n - n, n = C H W.
+    """
+    n = math.prod(shape)
+    if decoder not in ("conv", "mlp"):
+        raise ValueError(f'decoder is "conv" or "mlp", got {decoder!r}')
+    net = residual_decoder(shape, channels, k) if decoder == "conv" else normalised_mlp([k, n // 2, n // 2, n, n])
+    return GaussianVAE(residual_encoder(shape, channels, 2 * k), net, k, likelihood="gaussian", sigma2=0.5)
+
+
+def conv_brenier_vae(
+    shape: tuple[int, int, int],
+    channels: tuple[int, ...],
+    B: Tensor,
+    *,
+    hidden: Sequence[int] = (512,),
+    L: float = 0.0,
+    output: Tensor | None = None,
+) -> GaussianVAE:
+    """LIDVAE (L = 0) and IL-LIDVAE with the encoder of `conv_vae`: a `convex.BrenierDecoder` on B (n, k), whose offset
+    starts at `output` (n,).
+    """
+    k = B.shape[1]
+    encoder = residual_encoder(shape, channels, 2 * k)
+    return GaussianVAE(encoder, BrenierDecoder(B, hidden, L=L, output=output), k, likelihood="gaussian", sigma2=0.5)
 
 
 class CycleErrors(NamedTuple):
