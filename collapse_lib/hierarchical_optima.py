@@ -141,6 +141,8 @@ class MhvaeSetting(NamedTuple):
 
 
 class Comparison(NamedTuple):
+    """What was found from one start beside the closed form of the same setting."""
+
     setting: MhvaeSetting
     seed: int
     optimum: MhvaeOptimum

@@ -18,9 +18,9 @@ from IPython.core.formatters import DisplayFormatter
 from paper_files import HEAD
 
 from collapse_lib import claims, ledger
-from collapse_lib.claims import ClaimError, Ledger, PaperFileError, judge, measure, read_ledger
-from collapse_lib.ledger import format_number
-from collapse_lib.paper import Claim, Expected
+from collapse_lib.claims import Ledger, judge, measure
+from collapse_lib.ledger import ClaimError, format_number, read_ledger
+from collapse_lib.paper import Claim, Expected, PaperFileError
 
 PAPER = (
     HEAD

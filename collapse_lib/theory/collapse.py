@@ -22,6 +22,8 @@ from collapse_lib.theory.spectrum import Spectrum
 
 
 class TunedSigma2(NamedTuple):
+    """The best sigma2 for fixed networks, and the ELBO there, nats."""
+
     sigma2: float
     elbo: float
 

@@ -46,6 +46,8 @@ class PPCA(NamedTuple):
 
 
 class Posterior(NamedTuple):
+    """p(z|x) of every image, a Gaussian."""
+
     mean: Tensor  # (N, k)
     covariance: Tensor  # (k, k), the same for every image
 

@@ -58,6 +58,8 @@ class ConditionalMoments:
 
 
 class CvaeWeights(NamedTuple):
+    """Encoder mean W1 x + W2 y, decoder mean U1 z + U2 x; x has p dimensions, y has q, z has d."""
+
     W1: Tensor  # (d, p)
     W2: Tensor  # (d, q)
     U1: Tensor  # (q, d)
