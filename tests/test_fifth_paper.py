@@ -71,8 +71,9 @@ def test_the_example_of_the_guide_runs_is_published_and_is_fit_to_be_read(tmp_pa
     entry = paper.load_paper(path.parent / "paper.toml").notebooks[SLUG]
     assert hygiene.problems(published, entry) == []
     assert [claim.verdict for claim in read_ledger(published).claims] == ["holds", "holds"]
-    ruff = [sys.executable, "-m", "ruff", "check", "--config", ROOT / "pyproject.toml", path]
-    assert subprocess.run(ruff, check=False).returncode == 0
+    for command in (["check"], ["format", "--check"]):
+        ruff = [sys.executable, "-m", "ruff", *command, "--config", ROOT / "pyproject.toml", path]
+        assert subprocess.run(ruff, check=False).returncode == 0
 
     monkeypatch.chdir(tmp_path)
     marks = "\n".join(line for table in ("coverage", "results") for line in readme.markers(table))
