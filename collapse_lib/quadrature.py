@@ -5,7 +5,8 @@ Jacobians. `resolution` says whether the grid was fine enough: posterior standar
 
     p(x) = sum_cells p(x|z) p(z) step^k,    E_{p(z|x)} g(z) = sum_cells g(z) p(x|z) p(z) step^k / p(x)
 
-Such sums converge faster than any power of the step for smooth densities that vanish at the edge. The divergences are those of Kinoshita et al. (ICML 2023), as `theory.inverse_lipschitz` has them.
+Such sums converge faster than any power of the step for smooth densities that vanish at the edge. The divergences are
+those of Kinoshita et al. (ICML 2023), as `theory.inverse_lipschitz` has them.
 """
 
 import math
