@@ -16,26 +16,13 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 from IPython.display import display
 
-from collapse_lib.ledger import ClaimError, Entry, LedgerRecord, Measured, Verdict, read_ledger
-from collapse_lib.paper import PROFILES, Claim, Notebook, Paper, PaperFileError, Profile, load_paper
-
-__all__ = [
-    "PROFILES",
-    "Claim",
-    "ClaimError",
-    "Ledger",
-    "LedgerRecord",
-    "Paper",
-    "PaperFileError",
-    "Profile",
-    "judge",
-    "load_paper",
-    "measure",
-    "read_ledger",
-]
+from collapse_lib.ledger import ClaimError, Entry, LedgerRecord, Measured, Verdict
+from collapse_lib.paper import PROFILES, Claim, Notebook, PaperFileError, Profile, load_paper
 
 
 class Judgement(NamedTuple):
+    """A verdict, and what has to be said with it."""
+
     verdict: Verdict
     note: str | None = None
 

@@ -3,7 +3,8 @@
 Linear VAE: for a given decoder the best encoder is known (`theory.linear_vae.best_encoder`), so only (W, log sigma2) is
 searched, with the analytic gradient. The search runs in the eigenbasis of S, restricted to the span of the centred
 data: an exact change of variables (every optimum has its W there, and L-BFGS does not see rotations) that makes a step
-cost p k^2, p = rank S. The linear autoencoder is trained in the same way, for comparison.
+cost p k^2, p = rank S. The linear autoencoder is trained in the same way, for comparison. The profile ELBO
+and its gradient are those of `theory.linear_vae`; L-BFGS is SciPy's (Byrd et al. 1995).
 """
 
 import time

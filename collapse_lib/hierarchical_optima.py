@@ -20,18 +20,20 @@ from collapse_lib.solver import minimise
 from collapse_lib.theory.alignment import sorted_gap
 from collapse_lib.theory.hierarchical import (
     Mhvae,
-    MhvaeOptimum,
     MhvaeTerms,
     Weighting,
     best_linear_maps,
     latent_information,
     latent_kl,
-    mhvae_both_fixed,
-    mhvae_sigma1_learnable,
-    mhvae_sigma2_learnable,
     mhvae_terms,
 )
 from collapse_lib.theory.hierarchical_modes import CASES
+from collapse_lib.theory.hierarchical_theorems import (
+    MhvaeOptimum,
+    mhvae_both_fixed,
+    mhvae_sigma1_learnable,
+    mhvae_sigma2_learnable,
+)
 
 
 class SolvedMhvae(NamedTuple):
@@ -121,7 +123,7 @@ class MhvaeSetting(NamedTuple):
     sigma_2: float | None = None
 
     def optimum(self, theta: Tensor) -> MhvaeOptimum:
-        """The closed form of `theory.hierarchical` for the variances that are learned."""
+        """The closed form of `theory.hierarchical_theorems` for the variances that are learned."""
         match self.sigma_1, self.sigma_2:
             case None, None:
                 raise ValueError("with both variances learned the loss may have no minimum; fix sigma_1 or sigma_2")
@@ -139,6 +141,8 @@ class MhvaeSetting(NamedTuple):
 
 
 class Comparison(NamedTuple):
+    """What was found from one start beside the closed form of the same setting."""
+
     setting: MhvaeSetting
     seed: int
     optimum: MhvaeOptimum

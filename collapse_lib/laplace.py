@@ -1,8 +1,9 @@
 """The Laplace approximation of a decoder's posterior at its mode, and the true posterior on a grid beside it.
 
 x|z ~ N(D(z), s2 I), z ~ N(0, I_k). At the mode m of p(z|x) the approximation is N(m, Lam^-1), Lam = I + J^T J / s2
-(Gauss-Newton: the curvature of D is left out). `theory.bi_lipschitz` has its KL and the bounds of it, which hold
-whatever D is; that the *true* posterior keeps them is another matter, and `against_grid` is there to look at it.
+(Gauss-Newton: the curvature of D is left out; MacKay, Neural Computation 4, 1992). `theory.bi_lipschitz` has its KL and
+the bounds of it, which hold whatever D is; that the *true* posterior keeps them is another matter, and `against_grid`
+is there to look at it.
 """
 
 import math
@@ -31,7 +32,11 @@ class Mode(NamedTuple):
 
 @torch.no_grad()
 def find_mode(decoder: Decoder, x: Tensor, start: Tensor, *, s2: float, steps: int = 50) -> Mode:
-    """The mode of p(z|x) uphill from `start` (M, k), for data `x` (M, n): Levenberg-Marquardt, all data at once."""
+    """The mode of p(z|x) uphill from `start` (M, k), for data `x` (M, n): Levenberg-Marquardt, all data at once.
+
+    Minimises ||x - D(z)||^2 / (2 s2) + ||z||^2 / 2, with Lam, its diagonal raised, for the Hessian; a step that does
+    not go downhill is not taken. Raises ValueError if the shapes do not fit.
+    """
     if x.ndim != 2 or start.ndim != 2 or len(x) != len(start):
         raise ValueError(f"x must be (M, n) and start (M, k), got {tuple(x.shape)} and {tuple(start.shape)}")
 

@@ -27,6 +27,8 @@ SIGMA_SHARE = 0.01
 
 
 class VaeSolution(NamedTuple):
+    """A minimum of `vae_terms`: whitened weights, posterior standard deviations, and the terms there."""
+
     U: Tensor  # (q, d)
     V: Tensor  # (d, p)
     sigma: Tensor  # (d,)
@@ -34,6 +36,8 @@ class VaeSolution(NamedTuple):
 
 
 class CvaeSolution(NamedTuple):
+    """A minimum of `cvae_terms`: weights, posterior standard deviations, and the terms there."""
+
     weights: CvaeWeights
     sigma: Tensor  # (d,)
     terms: Terms

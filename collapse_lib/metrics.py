@@ -75,7 +75,10 @@ def active_units(mean: Tensor, threshold: float = 0.01, *, correction: int = 0) 
 
 
 def active_units_by_kl(kl: Tensor, threshold: float = 0.01) -> ActiveUnits:
-    """Unit i is active if its mean KL over the data exceeds `threshold` nats: `kl` is (..., N, k) of `posterior_kl`."""
+    """Unit i is active if its mean KL over the data, 1/N sum_x KL_i(x), exceeds `threshold` nats.
+
+    `kl` is (..., N, k) of `posterior_kl`. Raises ValueError if it is empty or not finite.
+    """
     _check_kl(kl)
     return _active(kl.mean(-2), threshold)
 
@@ -154,6 +157,7 @@ def mutual_information(
 def principal_angles(A: Tensor, B: Tensor) -> Tensor:
     """Principal angles between the column spans of `A` (n, a) and `B` (n, b), radians, largest first, all in [0, pi/2].
 
+    cos(angle_i) are the singular values of Q_A^T Q_B, for orthonormal bases Q of the spans (Bjorck and Golub 1973).
     There are as many as the smaller span has dimensions; numerically dependent columns count once. A collapsed latent's
     column still has a direction: leave it out first. To pair single columns use `theory.alignment.match_columns`.
     """

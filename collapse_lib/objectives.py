@@ -143,6 +143,7 @@ def linear_decoder_square_error(x: Tensor, posterior: Posterior, W: Tensor, b: T
 def elbo_terms(log_likelihood: Tensor, kl: Tensor, beta: Tensor | float = 1.0) -> ElboTerms:
     """Mean over the batch of E_q log p(x|z) and KL; `loss` = -(log-likelihood - beta KL), `elbo` always has beta = 1.
 
+    `kl` is (batch,), `log_likelihood` that or (samples, batch), nats per datum; all four results are scalars.
     `beta` multiplies the KL of an ELBO whose reconstruction is a true log-likelihood (as in Higgins et al. 2017).
     """
     log_likelihood, kl = log_likelihood.mean(), kl.mean()

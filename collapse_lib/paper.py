@@ -8,8 +8,6 @@
 The classes below are the schema. Whatever is wrong with a file is told as `<path>:<line>: <what>; <remedy>`.
 """
 
-import math
-import re
 import reprlib
 import tomllib
 from collections.abc import Mapping
@@ -17,7 +15,6 @@ from pathlib import Path
 from typing import Annotated, Literal, NamedTuple, Self, get_args
 
 from pydantic import (
-    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -25,92 +22,23 @@ from pydantic import (
     Field,
     FiniteFloat,
     NonNegativeInt,
-    PlainValidator,
     PositiveInt,
     Tag,
     ValidationError,
     model_validator,
 )
-from pydantic_core import ErrorDetails, PydanticCustomError
+from pydantic_core import ErrorDetails
 
+from collapse_lib.paper_values import ClaimId, Float, Line, Printed, Setting, Slug, problem
 from collapse_lib.toml_lines import Key, key_lines, line_of, syntax_error_line
 
 Profile = Literal["smoke", "laptop", "paper"]
 Kind = Literal["mechanism", "headline"]
-Scalar = bool | int | float | str
 PROFILES: tuple[Profile, ...] = get_args(Profile)
 
 
 class PaperFileError(ValueError):
     """A `paper.toml` that cannot be used; one line a problem, `<path>:<line>: <what>; <remedy>`."""
-
-
-def _problem(what: str, remedy: str, *at: str) -> PydanticCustomError:
-    """An error of our own; `at` are the keys below the checked table that lead to the line to blame."""
-    return PydanticCustomError("paper_file", "{what}; {remedy}", {"what": what, "remedy": remedy, "at": at})
-
-
-def _one_line(text: str) -> str:
-    if not text.strip():
-        raise _problem("is empty", "write it, or remove the key if it is optional")
-    if "\n" in text.strip():
-        raise _problem("spans several lines", "write it on one line, as it is printed")
-    return text.strip()
-
-
-def _claim_id(key: str) -> str:
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", key):
-        raise _problem("is no claim id", "use letters, digits, '-', '.' and '_', as in EP-1")
-    return key
-
-
-def _slug(key: str) -> str:
-    if not re.fullmatch(r"[a-z][a-z0-9_]*", key):
-        raise _problem("is no notebook name", "use small letters, digits and '_', as in elbo_vs_ppca")
-    return key
-
-
-def _setting(value: object) -> Scalar | list[Scalar]:
-    if isinstance(value, list):
-        return [_scalar(item) for item in value]
-    return _scalar(value)
-
-
-def _scalar(value: object) -> Scalar:
-    if isinstance(value, float) and math.isfinite(value):
-        return float(value)
-    if isinstance(value, bool | int | str):
-        return value
-    raise _problem(f"is {value!r}", "use a boolean, a finite number, a string or a list of these")
-
-
-def _override_profile(key: object) -> object:
-    if key == "paper":
-        raise _problem("the paper profile is the parameters cell itself", "remove this table")
-    return key
-
-
-class _Float(float):
-    """A float that remembers how the file writes it."""
-
-    literal: str
-
-    @classmethod
-    def parse(cls, literal: str) -> Self:
-        number = cls(literal)
-        number.literal = literal
-        return number
-
-
-def _as_printed(value: object) -> object:
-    """Keeps a reported number as the document (hence the file) prints it: 0.10 stays 0.10."""
-    if isinstance(value, bool) or not isinstance(value, int | float | str):
-        raise _problem(f"is {value!r}", "write a number or a string")
-    return value.literal if isinstance(value, _Float) else str(value)
-
-
-Line = Annotated[str, AfterValidator(_one_line)]
-Setting = Annotated[Scalar | list[Scalar], PlainValidator(_setting)]
 
 
 class _Table(BaseModel):
@@ -131,14 +59,14 @@ class Expected(_Table):
     def _is_one_form(self) -> Self:
         given = self.model_fields_set
         if not (given in ({"equals", "atol"}, {"equals", "rtol"}, {"is_"}) or (given and given <= {"min", "max"})):
-            raise _problem(
+            raise problem(
                 f"does not say what is expected (has {', '.join(sorted(given)).replace('is_', 'is') or 'no key'})",
                 "give min and/or max, or equals with one of atol and rtol, or is",
             )
         if self.min is not None and self.max is not None and self.min > self.max:
-            raise _problem(f"min {self.min:g} is greater than max {self.max:g}", "swap them, or correct one", "min")
+            raise problem(f"min {self.min:g} is greater than max {self.max:g}", "swap them, or correct one", "min")
         if self.rtol and not self.equals:
-            raise _problem("rtol is no tolerance around 0", "use atol", "rtol")
+            raise problem("rtol is no tolerance around 0", "use atol", "rtol")
         return self
 
     @property
@@ -183,7 +111,7 @@ class Claim(_Table):
         Annotated[Expected, Tag(_BRANCHES[0])] | Annotated[dict[Profile, Expected], Tag(_BRANCHES[1])],
         Discriminator(_branch),
     ]
-    reported: Annotated[Line, BeforeValidator(_as_printed)] | None = None
+    reported: Printed | None = None
     source: Line | None = None
     why: Line | None = None
     judge: Literal["every", "mean"] = "every"
@@ -194,19 +122,19 @@ class Claim(_Table):
     def _fits_its_kind(self) -> Self:
         if self.kind == "mechanism" and self.profiles is not None:
             remedy = 'remove it, or say kind = "headline"'
-            raise _problem("a mechanism must hold in every profile, so it has no `profiles`", remedy, "profiles")
+            raise problem("a mechanism must hold in every profile, so it has no `profiles`", remedy, "profiles")
         if self.kind == "headline" and not self.profiles:
             remedy = 'add profiles = ["paper"]'
-            raise _problem("a headline must say in which profiles it is judged", remedy, "profiles")
+            raise problem("a headline must say in which profiles it is judged", remedy, "profiles")
         ranges = self.expected if isinstance(self.expected, dict) else dict.fromkeys(self.judged_in, self.expected)
         if absent := [profile for profile in self.judged_in if profile not in ranges]:
             remedy = f"add expected.{absent[0]}" + (" or correct `profiles`" if self.profiles else "")
-            raise _problem(f"nothing is expected in {', '.join(absent)}, where it is judged", remedy, "expected")
+            raise problem(f"nothing is expected in {', '.join(absent)}, where it is judged", remedy, "expected")
         if idle := [profile for profile in ranges if profile not in self.judged_in]:
             remedy = "remove the range, or add the profile to `profiles`"
-            raise _problem(f"is never judged in {idle[0]}", remedy, "expected", idle[0])
+            raise problem(f"is never judged in {idle[0]}", remedy, "expected", idle[0])
         if self.judge == "mean" and any(each.is_ is not None for each in ranges.values()):
-            raise _problem("a truth has no mean", 'remove judge = "mean"', "judge")
+            raise problem("a truth has no mean", 'remove judge = "mean"', "judge")
         return self
 
     @property
@@ -220,6 +148,12 @@ class Claim(_Table):
         return self.expected[profile if profile in self.expected else self.judged_in[0]]
 
 
+def _override_profile(key: object) -> object:
+    if key == "paper":
+        raise problem("the paper profile is the parameters cell itself", "remove this table")
+    return key
+
+
 class Notebook(_Table):
     """One notebook: what it replicates, what it must deliver, how it shrinks, what it claims."""
 
@@ -227,14 +161,14 @@ class Notebook(_Table):
     replicates: Line
     figures: NonNegativeInt
     timeout_s: dict[Profile, PositiveInt]
-    claims: Annotated[dict[Annotated[str, AfterValidator(_claim_id)], Claim], Field(min_length=1)]
+    claims: Annotated[dict[ClaimId, Claim], Field(min_length=1)]
     profiles: dict[Annotated[Literal["smoke", "laptop"], BeforeValidator(_override_profile)], dict[str, Setting]] = {}
     dataset: Line | None = None
 
     @model_validator(mode="after")
     def _has_every_limit(self) -> Self:
         if absent := [profile for profile in PROFILES if profile not in self.timeout_s]:
-            raise _problem(f"timeout_s has no {', '.join(absent)}", "give seconds for every profile", "timeout_s")
+            raise problem(f"timeout_s has no {', '.join(absent)}", "give seconds for every profile", "timeout_s")
         return self
 
 
@@ -253,7 +187,7 @@ class Paper(_Table):
     """One `paper.toml`."""
 
     paper: Bibliography
-    notebooks: dict[Annotated[str, AfterValidator(_slug)], Notebook]
+    notebooks: dict[Slug, Notebook]
 
 
 def load_paper(path: str | Path) -> Paper:
@@ -265,7 +199,7 @@ def load_paper(path: str | Path) -> Paper:
         raise PaperFileError(f"{path}: no such file; every folder of notebooks has a paper.toml") from None
     try:
         text = raw.decode()
-        return Paper.model_validate(tomllib.loads(text, parse_float=_Float.parse))
+        return Paper.model_validate(tomllib.loads(text, parse_float=Float.parse))
     except UnicodeDecodeError as error:
         line = 1 + raw.count(b"\n", 0, error.start)
         raise PaperFileError(f"{path}:{line}: not UTF-8 ({error.reason}); save the file as UTF-8") from None

@@ -5,14 +5,11 @@
     level_line(ax, log_likelihood, "pPCA optimum")     # theory: black, dashed
     level_line(ax, 961.99, "report", role=REPORTED)
 
-Figures have an opaque white ground. A transparent one would leave black theory lines invisible on a dark page and
-allows no colour to have enough contrast with both; white prints without a tint and reads as a card on a dark page.
-Every colour has a contrast of at least 3:1 with it and stays apart from the others without red or green receptors.
+Every colour has a contrast of at least 3:1 with white and stays apart from the others without red or green receptors.
 """
 
 import itertools
 from collections.abc import Mapping, Sequence
-from os import PathLike
 from typing import Any, NamedTuple
 
 import matplotlib.pyplot as plt
@@ -25,6 +22,8 @@ from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from matplotlib.lines import Line2D
 from numpy.typing import ArrayLike, NDArray
+
+from collapse_lib.figure_style import PNG, STYLE
 
 
 class Role(NamedTuple):
@@ -47,57 +46,15 @@ RUNS = ("#0072B2", "#CC79A7", "#332288", "#6B3D00")
 # The part of Matplotlib's plasma whose contrast with white is at least 3:1.
 _ORDERED = ("plasma", 0.6)
 
-_BACKGROUND = "#FFFFFF"
-_INK = "#222222"
-# The version of Matplotlib that is written by default would change every file with every upgrade.
-_PNG: dict[str, Any] = {"bbox_inches": None, "metadata": {"Software": None}}
-
-_STYLE: dict[str, Any] = {
-    "figure.figsize": (7.2, 4.2),
-    "figure.dpi": 110,
-    "figure.facecolor": _BACKGROUND,
-    "figure.constrained_layout.use": True,
-    "savefig.dpi": 200,
-    "savefig.facecolor": _BACKGROUND,
-    "savefig.transparent": False,
-    "font.family": "DejaVu Sans",  # comes with Matplotlib, so that figures are the same everywhere
-    "font.size": 10,
-    "axes.titlesize": 11,
-    "axes.facecolor": _BACKGROUND,
-    "axes.edgecolor": _INK,
-    "axes.labelcolor": _INK,
-    "text.color": _INK,
-    "xtick.color": _INK,
-    "ytick.color": _INK,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "grid.color": "#DDDDDD",
-    "grid.linewidth": 0.6,
-    "lines.linewidth": 1.7,
-    "legend.fontsize": 9,
-    "legend.framealpha": 0.9,
-    # 961.99 is to be read on the axis itself, not as an offset in its corner.
-    "axes.formatter.useoffset": False,
-    "axes.prop_cycle": cycler(linestyle=["-", (0, (6, 1.5))]) * cycler(color=RUNS),
-    "image.interpolation": "nearest",
-}
-
 
 def use_style() -> None:
     """Sets the look of all figures made from here on; in a notebook, also stores them as PNG without metadata."""
-    plt.style.use(_STYLE)
+    lines = cycler(linestyle=["-", (0, (6, 1.5))]) * cycler(color=RUNS)
+    plt.style.use(STYLE | {"axes.prop_cycle": lines})
     if get_ipython() is not None:
         from matplotlib_inline.backend_inline import set_matplotlib_formats
 
-        set_matplotlib_formats("png", **_PNG)
-
-
-def save_png(figure: Figure, path: str | PathLike[str]) -> None:
-    """Writes the figure and closes it; the same figure gives the same bytes (neither date nor version is written)."""
-    figure.savefig(path, format="png", **_PNG)
-    plt.close(figure)
+        set_matplotlib_formats("png", **PNG)
 
 
 def _array(values: Any) -> NDArray[np.float64]:
@@ -106,14 +63,20 @@ def _array(values: Any) -> NDArray[np.float64]:
     return np.asarray(values, dtype=np.float64)
 
 
+def _curves(x: ArrayLike, values: Any) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """x (step,) and values (member, step), the latter from (step,) for one member."""
+    x, values = _array(x), np.atleast_2d(_array(values))
+    if x.ndim != 1 or values.shape[1:] != x.shape:
+        raise ValueError(f"values must be (member, step) over x (step,); have {values.shape} and {x.shape}")
+    return x, values
+
+
 def curve_with_band(ax: Axes, x: ArrayLike, values: Any, *, label: str, color: str | None = None) -> Line2D:
     """Mean over members with a band of one standard deviation (n - 1) to either side; no band for one member.
 
     x: (step,). values: (member, step) or (step,). Where any member is NaN (it diverged), nothing is drawn.
     """
-    x, values = _array(x), np.atleast_2d(_array(values))
-    if x.ndim != 1 or values.shape[1:] != x.shape:
-        raise ValueError(f"values must be (member, step) over x (step,); have {values.shape} and {x.shape}")
+    x, values = _curves(x, values)
     mean = values.mean(axis=0)
     (line,) = ax.plot(x, mean, label=label, color=color)
     if len(values) > 1:
@@ -182,9 +145,7 @@ def member_lines(ax: Axes, x: ArrayLike, values: Any, *, label: str) -> Line2D:
 
     x: (step,). values: (member, step) or (step,).
     """
-    x, values = _array(x), np.atleast_2d(_array(values))
-    if x.ndim != 1 or values.shape[1:] != x.shape:
-        raise ValueError(f"values must be (member, step) over x (step,); have {values.shape} and {x.shape}")
+    x, values = _curves(x, values)
     (first,) = ax.plot(x, values[0], label=label)
     for others in values[1:]:
         ax.add_line(Line2D(x, others, color=first.get_color(), linestyle=first.get_linestyle()))

@@ -2,6 +2,11 @@
 
 z ~ N(0, I_k), k = 1 or 2, on a regular grid over [-half_width, half_width]^k. What it costs is `points`^k decodings and
 Jacobians. `resolution` says whether the grid was fine enough: posterior standard deviation in grid steps.
+
+    p(x) = sum_cells p(x|z) p(z) step^k,    E_{p(z|x)} g(z) = sum_cells g(z) p(x|z) p(z) step^k / p(x)
+
+Such sums converge faster than any power of the step for smooth densities that vanish at the edge. The divergences are
+those of Kinoshita et al. (ICML 2023), as `theory.inverse_lipschitz` has them.
 """
 
 import math
@@ -20,7 +25,7 @@ class GridPosterior(NamedTuple):
 
     nll: Tensor  # -log p(x)
     kl_post_prior: Tensor  # KL( p(z|x) || p(z) )
-    kl_prior_post: Tensor
+    kl_prior_post: Tensor  # KL( p(z) || p(z|x) )
     fisher_post: Tensor  # E_{p(z|x)} || grad_z log p(x|z) ||^2
     fisher_prior: Tensor  # E_{p(z)} of the same
     residual_prior: Tensor  # E_{p(z)} || T(x) - S(z) ||^2: times L^2 the bound of Theorem 3.4

@@ -62,6 +62,7 @@ Decoder = Callable[[str, Sequence[Raw]], Decoded]  # (split, its raw files)
 
 
 def read(folder: Path, files: Sequence[str]) -> list[Raw]:
+    """The files as they are, undecoded; of a folder its `listing`. OSError if one is missing."""
     paths = [folder / file for file in files]
     contents = (listing(path) if path.is_dir() else path.read_bytes() for path in paths)
     return [Raw(folder, file, content) for file, content in zip(files, contents, strict=True)]

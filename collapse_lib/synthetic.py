@@ -8,6 +8,8 @@ from torch import Tensor
 
 
 class Pairs(NamedTuple):
+    """Inputs and the targets that go with them, float64."""
+
     x: Tensor  # (n, p) inputs
     y: Tensor  # (n, q) targets
 

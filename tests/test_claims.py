@@ -15,21 +15,16 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from IPython.core.formatters import DisplayFormatter
+from paper_files import HEAD
 
 from collapse_lib import claims, ledger
-from collapse_lib.claims import ClaimError, Ledger, PaperFileError, judge, measure, read_ledger
-from collapse_lib.ledger import format_number
-from collapse_lib.paper import Claim, Expected
+from collapse_lib.claims import Ledger, judge, measure
+from collapse_lib.ledger import ClaimError, format_number, read_ledger
+from collapse_lib.paper import Claim, Expected, PaperFileError
 
-PAPER = """\
-[paper]
-title = "A report"
-authors = ["Ada"]
-year = 2019
-reference = "Proc. of X"
-url = "https://example.org"
-document = "the report"
-
+PAPER = (
+    HEAD
+    + """
 [notebooks.elbo]
 title = "The ELBO"
 replicates = "Fig. 1"
@@ -50,6 +45,7 @@ reported = 961.99130
 source = "Fig. 1"
 expected = {equals = 961.9913, atol = 1e-3}
 """
+)
 GOOD = {"EP-1": [-3.2e-7, -3.2e-5], "EP-2": [True, True], "EP-3": -0.5, "EP-4": 961.9913221}
 
 

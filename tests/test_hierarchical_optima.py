@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from collapse_lib.hierarchical_optima import MhvaeSetting, active_coordinates, compare, frame, pairs_by_case
-from collapse_lib.theory import hierarchical as h
+from collapse_lib.theory import hierarchical_theorems as theorems
 from collapse_lib.theory.hierarchical import Weighting
 
 THETA = torch.tensor([3.0, 2.0, 0.5], dtype=torch.float64)
@@ -19,9 +19,9 @@ def theorem_3():
 def test_the_closed_form_belongs_to_what_is_learned():
     weighting = Weighting(1.0, 1.3)
     loss = {
-        (0.8, None): h.mhvae_sigma2_learnable(THETA, weighting, 0.8, 3).loss,
-        (0.8, 0.7): h.mhvae_both_fixed(THETA, weighting, 0.8, 0.7, 3).loss,
-        (None, 0.7): h.mhvae_sigma1_learnable(THETA, weighting, 0.7, 3).loss,
+        (0.8, None): theorems.mhvae_sigma2_learnable(THETA, weighting, 0.8, 3).loss,
+        (0.8, 0.7): theorems.mhvae_both_fixed(THETA, weighting, 0.8, 0.7, 3).loss,
+        (None, 0.7): theorems.mhvae_sigma1_learnable(THETA, weighting, 0.7, 3).loss,
     }
     assert {each: MhvaeSetting(3, weighting, *each).optimum(THETA).loss for each in loss} == loss
     with pytest.raises(ValueError, match="may have no minimum"):

@@ -9,6 +9,7 @@ import torch
 from collapse_lib.models.hierarchical import MHVAE, LinearMhvae, MhvaeSpectra, SampledMhvae, distance_to_theory
 from collapse_lib.sweeps import Sweep
 from collapse_lib.theory import hierarchical as h
+from collapse_lib.theory import hierarchical_theorems as theorems
 from collapse_lib.theory.hierarchical import Mhvae, Weighting
 from collapse_lib.training import fit
 
@@ -58,7 +59,7 @@ def test_training_comes_near_the_closed_form(x):
         evaluate_every=500,
         progress=False,
     )
-    optimum = h.mhvae_sigma2_learnable(theta, Weighting(**weighting), 0.5, 2)
+    optimum = theorems.mhvae_sigma2_learnable(theta, Weighting(**weighting), 0.5, 2)
     distance = distance_to_theory(found.evaluations, [optimum, optimum])
     assert distance.step.tolist() == [0, 500, 1000] * 2
     first, last = (distance[distance.step == step][["lam", "omega", "sigma_2"]].mean() for step in (0, 1000))

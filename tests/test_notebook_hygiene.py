@@ -13,6 +13,7 @@ import nbformat
 import pytest
 from nbformat import NotebookNode
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+from paper_files import HEAD
 
 from collapse_lib import paper
 from collapse_lib.claims import Ledger
@@ -56,15 +57,9 @@ def test_the_readme_table_is_fresh(monkeypatch, capsys):
 
 # ---- the checks ------------------------------------------------------------------------------------------------------
 
-PAPER = """
-[paper]
-title = "A document"
-authors = ["A. Author"]
-year = 2020
-reference = "a journal"
-url = "https://example.org"
-document = "a document"
-
+PAPER = (
+    HEAD
+    + """
 [notebooks.tiny]
 title = "Is it so?"
 replicates = "Fig. 1"
@@ -82,6 +77,7 @@ kind = "headline"
 profiles = ["paper"]
 expected = { max = 1 }
 """
+)
 PIXEL = base64.b64encode(b"\x89PNG\r\n\x1a\n").decode()
 
 

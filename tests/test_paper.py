@@ -6,19 +6,14 @@ import tomllib
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from paper_files import HEAD
 
 from collapse_lib.paper import PaperFileError, load_paper
 from collapse_lib.toml_lines import key_lines, line_of
 
-GOOD = """\
-[paper]
-title = "A report"
-authors = ["Ada", "Grace"]
-year = 2019
-reference = "Proc. of X"
-url = "https://example.org"
-document = "the report"
-
+GOOD = (
+    HEAD
+    + """
 [notebooks.elbo]
 title = "The ELBO"
 replicates = "Fig. 1"
@@ -58,6 +53,7 @@ reported = "961.9913"
 expected = {equals = 961.9913, rtol = 1e-3}
 differs = "another data order"
 """
+)
 
 
 @pytest.fixture

@@ -15,6 +15,8 @@ from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
+from collapse_lib.paper import load_paper
+
 ROOT = Path(__file__).parents[1]
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 PROJECT = PYPROJECT["project"]
@@ -159,10 +161,12 @@ def test_make_test_runs_the_unit_tests_and_the_published_notebooks():
     assert "--nbval-lax" in makefile
 
 
-def test_the_citation_names_the_four_documents():
-    citation = read_yaml("CITATION.cff")
+def test_every_document_is_cited_and_in_the_readmes_first_table():
+    citation, readme = read_yaml("CITATION.cff"), (ROOT / "README.md").read_text()
     assert citation["version"] == PROJECT["version"]
     assert citation["license"] == PROJECT["license"]
     named = " ".join(map(str, citation["references"]))
-    assert [each for each in ("MATH5472", "2306.05023", "2508.12530", "2304.12770") if each not in named] == []
-    assert len(citation["references"]) == 4
+    papers = {path.parent.name: load_paper(path).paper for path in ROOT.glob("notebooks/*/paper.toml")}
+    assert [paper.url for paper in papers.values() if paper.url.rpartition("/")[2] not in named] == []
+    assert len(citation["references"]) == len(papers) >= 4
+    assert [folder for folder in papers if f"| `notebooks/{folder}/` |" not in readme] == []

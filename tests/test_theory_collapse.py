@@ -57,28 +57,17 @@ def test_collapse_curve_starts_at_the_collapsed_latents_and_rises_to_one(c: Case
 
 
 @pytest.mark.parametrize("delta", [0.01, 0.2])
-def test_gaussian_curve_is_a_chi_squared_tail(delta: float) -> None:
-    eigenvalues, sigma2, k = [30.0, 8.0, 3.0, 1.5, 0.9, 0.2], 1.0, 5
-    epsilon = np.linspace(0, 12, 241)
-    v = sigma2 / np.array(eigenvalues[:4])
-    # KL < epsilon iff m^2 < 2 epsilon + 1 + log v - v, and m^2 / (1 - v) is chi-squared with one degree of freedom.
-    probability = chi2(1).cdf((2 * epsilon[:, None] + 1 + np.log(v) - v) / (1 - v))
-    expected = ((probability >= 1 - delta).sum(1) + (epsilon > 0)) / k
-    curve = collapse.gaussian_collapse_curve(diagonal(eigenvalues), k, sigma2, epsilon, delta)
-    np.testing.assert_array_equal(curve, expected)
-    assert (curve[0], curve[-1]) == (0, 1)
-
-
-def test_both_curves_agree_on_gaussian_data() -> None:
-    # Quantiles of a Gaussian, one latent at a time: a sample without the sampling error.
+@pytest.mark.parametrize("variance", [1.3, 4.0, 40.0])
+def test_the_curve_of_gaussian_data_is_a_chi_squared_tail(variance: float, delta: float) -> None:
+    # Quantiles of a Gaussian: a sample without the sampling error.
     quantiles = torch.from_numpy(norm.ppf((np.arange(4000) + 0.5) / 4000))
-    epsilon = torch.linspace(0.05, 12, 120, dtype=torch.float64)
-    for variance in (1.3, 4.0, 40.0):
-        spectrum = diagonal([variance, 0.1])
-        X = torch.stack([quantiles * variance**0.5, torch.zeros(4000)], 1)
-        curve = collapse.collapse_curve(X, spectrum, 1, 1.0, epsilon)
-        gaussian = collapse.gaussian_collapse_curve(spectrum, 1, 1.0, epsilon)
-        assert int((curve != gaussian).sum()) <= 1
+    X = torch.stack([quantiles * variance**0.5, torch.zeros(4000)], 1)
+    epsilon, v = np.linspace(0.05, 12, 120), 1 / variance
+    # KL < epsilon iff m^2 < 2 epsilon + 1 + log v - v, and m^2 / (1 - v) is chi-squared with one degree of freedom.
+    expected = chi2(1).cdf((2 * epsilon + 1 + np.log(v) - v) / (1 - v)) >= 1 - delta
+    curve = collapse.collapse_curve(X, diagonal([variance, 0.1]), 1, 1.0, epsilon, delta)
+    assert int((curve.numpy() != expected).sum()) <= 1
+    assert (float(curve[0]), float(curve[-1])) == (0, 1)
 
 
 @given(cases(), st.floats(0.05, 1.2))
@@ -118,9 +107,7 @@ def test_tuned_sigma2_is_the_best(squared_error: float, kl: float, n: int, sigma
     ("call", "text"),
     [
         (lambda: collapse.collapse_curve(torch.ones(3, 1), diagonal([1.0]), 1, 0.5, 0.1, 1.0), r"delta .* got 1.0"),
-        (lambda: collapse.gaussian_collapse_curve(diagonal([1.0]), 1, 0.5, 0.1, 1.0), "delta = 1.0 must lie"),
-        (lambda: collapse.gaussian_collapse_curve(diagonal([1.0]), 1, 0.5, 0.1, -0.1), "delta = -0.1 must lie"),
-        (lambda: collapse.gaussian_collapse_curve(diagonal([1.0]), 0, 0.5, 0.1), "k = 0 latents"),
+        (lambda: collapse.collapse_curve(torch.ones(3, 1), diagonal([1.0]), 0, 0.5, 0.1), "k = 0 latents"),
         (lambda: collapse.linear_reference(diagonal([1.0]), 2, 0.5), "k = 2 latents .* n = 1"),
         (lambda: collapse.linear_reference(diagonal([1.0]), 1, 0.0), "sigma2 must be positive"),
         (lambda: collapse.latent_kl(torch.ones(3, 2), diagonal([1.0]), 1, 0.5), r"X has shape \(3, 2\) and mu \(1,\)"),

@@ -15,7 +15,9 @@ from torch.distributions import Normal
 from collapse_lib.hierarchical_optima import MhvaeSetting, compare, solve_mhvae
 from collapse_lib.theory import hierarchical as h
 from collapse_lib.theory import hierarchical_modes as modes
-from collapse_lib.theory.hierarchical import Mhvae, MhvaeOptimum, Weighting
+from collapse_lib.theory import hierarchical_theorems as theorems
+from collapse_lib.theory.hierarchical import Mhvae, Weighting
+from collapse_lib.theory.hierarchical_theorems import MhvaeOptimum
 
 # theta of MNIST's 60,000 training images, as published with the replication's reference spectra
 MNIST = torch.tensor([6.1718, 2.0953, 1.9342, 1.7960, 1.6692, 1.5091, 1.3851, 1.2394, 1.2321, 1.1163, 1.0587, 1.0399])
@@ -203,9 +205,9 @@ def test_released_threshold_is_right_for_beta_1_of_one_only() -> None:
 
 def optima(theta: Tensor, weighting: Weighting, sigma_1: float, sigma_2: float, d1: int, d2: int) -> list[MhvaeOptimum]:
     return [
-        h.mhvae_sigma2_learnable(theta, weighting, sigma_1, d1, d2),
-        h.mhvae_both_fixed(theta, weighting, sigma_1, sigma_2, d1, d2),
-        h.mhvae_sigma1_learnable(theta, weighting, sigma_2, d1, d2),
+        theorems.mhvae_sigma2_learnable(theta, weighting, sigma_1, d1, d2),
+        theorems.mhvae_both_fixed(theta, weighting, sigma_1, sigma_2, d1, d2),
+        theorems.mhvae_sigma1_learnable(theta, weighting, sigma_2, d1, d2),
     ]
 
 
@@ -259,7 +261,7 @@ def test_direct_minimisation_finds_the_closed_form(learned: str, data: st.DataOb
 def test_direct_minimisation_under_a_limit_on_the_code(weighting: Weighting, power: float, d1: int, d2: int) -> None:
     """All weights from random starts, with ||V1||^2 = power by construction: the limit binds in these cases."""
     theta, sigma_1 = torch.tensor([3.0, 1.7, 1.2, 0.5], dtype=torch.float64), 0.7
-    optimum = h.mhvae_sigma2_learnable(theta, weighting, sigma_1, d1, d2, power=power)
+    optimum = theorems.mhvae_sigma2_learnable(theta, weighting, sigma_1, d1, d2, power=power)
     assert float(optimum.lam.square().sum()) == pytest.approx(power, rel=1e-9)
     variance_1, losses, found = torch.full((d1,), sigma_1**2, dtype=torch.float64), [], []
     for seed in range(3):
@@ -297,14 +299,16 @@ def test_a_limited_optimum_minimises_the_loss_plus_price_times_power(
 ) -> None:
     """The price is the loss that a little more power would save; a limit that does not bind changes nothing."""
     d = len(theta)
-    free = h.mhvae_sigma2_learnable(theta, weighting, sigma_1, d)
-    limited = h.mhvae_sigma2_learnable(theta, weighting, sigma_1, d, power=power)
+    free = theorems.mhvae_sigma2_learnable(theta, weighting, sigma_1, d)
+    limited = theorems.mhvae_sigma2_learnable(theta, weighting, sigma_1, d, power=power)
     if float(free.lam.square().sum()) <= power:
         assert limited.price == 0
         torch.testing.assert_close(limited.omega, free.omega)
         return
     step = 1e-5 * power
-    up, down = (h.mhvae_sigma2_learnable(theta, weighting, sigma_1, d, power=power + e).loss for e in (step, -step))
+    up, down = (
+        theorems.mhvae_sigma2_learnable(theta, weighting, sigma_1, d, power=power + e).loss for e in (step, -step)
+    )
     assert -(weighting.eta_dec**2) * (up - down) / (2 * step) == pytest.approx(limited.price, rel=1e-3, abs=1e-6)
     assert float(h.mhvae_terms(limited.weights(d), theta, weighting).loss) == pytest.approx(limited.loss, rel=1e-9)
 
@@ -330,7 +334,7 @@ def test_explicit_formulas_of_theorem_3() -> None:
     theta = torch.tensor([3.0, 1.0, 0.5], dtype=torch.float64)
     beta_1, beta_2, dec, enc = weighting
     c2 = (dec / enc) ** 2
-    low = h.mhvae_sigma2_learnable(theta, weighting, sigma_1, 3)
+    low = theorems.mhvae_sigma2_learnable(theta, weighting, sigma_1, 3)
     assert low.cases == "acc"
     assert low.threshold == pytest.approx(beta_2 * dec**2 / (math.sqrt(beta_1) * sigma_1))
     assert float(low.lam[0]) == pytest.approx(sigma_1 / (math.sqrt(beta_2) * dec) * math.sqrt(9 - beta_2 * dec**2))
@@ -342,7 +346,7 @@ def test_explicit_formulas_of_theorem_3() -> None:
     assert low.sigma_2[1:].tolist() == pytest.approx([enc, enc])
     assert low.kl_2[1:].tolist() == pytest.approx([0, 0], abs=1e-15)
 
-    high = h.mhvae_sigma2_learnable(theta, weighting, 0.9, 3)
+    high = theorems.mhvae_sigma2_learnable(theta, weighting, 0.9, 3)
     assert high.cases == "aab"
     assert float(high.lam[2]) == 0
     assert float(high.omega[2]) ** 2 == pytest.approx((0.9**2 - beta_2 / beta_1 * dec**2) / enc**2)
@@ -355,7 +359,7 @@ def test_explicit_formulas_of_theorem_5() -> None:
     beta_1, beta_2, dec, enc = weighting
     c, theta = dec / enc, 2.5
     g = math.sqrt(beta_1 * beta_2) * c
-    optimum = h.mhvae_both_fixed([theta, 0.1], weighting, sigma_1, sigma_2, 2)
+    optimum = theorems.mhvae_both_fixed([theta, 0.1], weighting, sigma_1, sigma_2, 2)
     assert optimum.cases == "ab"
     lam2 = (sigma_1**2 / (g * sigma_2)) ** (2 / 3) * (theta ** (4 / 3) - (g * sigma_1 * sigma_2) ** (2 / 3))
     threshold = (beta_2**2 * c**4 * sigma_2**4 / (beta_1 * sigma_1**2)) ** (1 / 3)
@@ -370,23 +374,25 @@ def test_numbers_of_the_replication() -> None:
     """Derived for the replication before this code, on MNIST's theta and in its examples."""
     theta = MNIST
     active = {
-        beta_2: int((h.mhvae_sigma2_learnable(theta, Weighting(1, beta_2, 0.5, 0.5), 0.5, 10).omega > 0).sum())
+        beta_2: int((theorems.mhvae_sigma2_learnable(theta, Weighting(1, beta_2, 0.5, 0.5), 0.5, 10).omega > 0).sum())
         for beta_2 in (2, 2.5, 3, 3.5, 4, 4.5, 7)
     }
     assert active == {2: 10, 2.5: 7, 3: 6, 3.5: 4, 4: 2, 4.5: 1, 7: 1}
     off = modes.switch_off_beta_2(theta[:4], 1.0, 0.5, 0.5).tolist()
     assert off == pytest.approx([12.34, 4.19, 3.87, 3.59], abs=5e-3)
-    useless = h.mhvae_sigma2_learnable([1.0], Weighting(1, 2), 1.6, 1)
+    useless = theorems.mhvae_sigma2_learnable([1.0], Weighting(1, 2), 1.6, 1)
     assert useless.cases == "b"
     assert float(useless.kl_2[0]) == pytest.approx(0.123, abs=1e-3)
     for weighting, sigma_1, kl in ((Weighting(1, 2.1), 1.6, 0.099), (Weighting(2, 2.1), 1.3, 0.238)):
-        assert float(h.mhvae_sigma2_learnable([1.0], weighting, sigma_1, 1).kl_2[0]) == pytest.approx(kl, abs=1e-3)
-    nothing = h.mhvae_both_fixed(theta, Weighting(0.3, 8), 0.8, 0.9, 6)
+        assert float(theorems.mhvae_sigma2_learnable([1.0], weighting, sigma_1, 1).kl_2[0]) == pytest.approx(
+            kl, abs=1e-3
+        )
+    nothing = theorems.mhvae_both_fixed(theta, Weighting(0.3, 8), 0.8, 0.9, 6)
     assert nothing.cases == "cccccc"
     assert nothing.threshold == pytest.approx(14.8, abs=0.1)
     assert nothing.kl_2.tolist() == pytest.approx([0.0104] * 6, abs=1e-4)
     assert nothing.information.tolist() == [0.0] * 6
-    paper = [h.mhvae_both_fixed(theta, Weighting(1, beta_2, 0.5, 0.5), 0.5, 0.5, 10) for beta_2 in (1, 2)]
+    paper = [theorems.mhvae_both_fixed(theta, Weighting(1, beta_2, 0.5, 0.5), 0.5, 0.5, 10) for beta_2 in (1, 2)]
     assert [each.cases for each in paper] == ["a" * 10] * 2
     assert [each.threshold for each in paper] == pytest.approx([0.5, 1.0])
 
@@ -397,8 +403,8 @@ def test_switches_are_where_omega_vanishes(weighting: Weighting, sigma_1: float,
     off = float(modes.switch_off_beta_2(theta, beta_1, dec, sigma_1))
     on = float(modes.switch_on_beta_1(theta, beta_2, dec, sigma_1))
     for factor, in_use in ((0.99, True), (1.01, False)):
-        at_2 = h.mhvae_sigma2_learnable([theta], Weighting(beta_1, factor * off, dec, enc), sigma_1, 1)
-        at_1 = h.mhvae_sigma2_learnable([theta], Weighting(on / factor, beta_2, dec, enc), sigma_1, 1)
+        at_2 = theorems.mhvae_sigma2_learnable([theta], Weighting(beta_1, factor * off, dec, enc), sigma_1, 1)
+        at_1 = theorems.mhvae_sigma2_learnable([theta], Weighting(on / factor, beta_2, dec, enc), sigma_1, 1)
         assert (float(at_2.omega[0]) > 0) == (float(at_1.omega[0]) > 0) == in_use
         assert at_2.margin < 0.05
 
@@ -406,13 +412,16 @@ def test_switches_are_where_omega_vanishes(weighting: Weighting, sigma_1: float,
 @pytest.mark.parametrize(
     ("call", "text"),
     [
-        (lambda: h.mhvae_sigma2_learnable([1.0, 2.0], Weighting(), 1.0, 2), "sorted in decreasing order"),
-        (lambda: h.mhvae_both_fixed([1.0], Weighting(), 1.0, -1.0, 1), "sigma_2 must be positive"),
-        (lambda: h.mhvae_sigma1_learnable([1.0], Weighting(), 1.0, 0), "need d1 >= 1 and d2 >= 1, got 0 and 0"),
-        (lambda: h.mhvae_sigma2_learnable([1.0], Weighting(beta_1=0.0), 1.0, 1), "beta_1 must be positive"),
-        (lambda: h.mhvae_sigma2_learnable([1.0], Weighting(), 1.0, 1, power=0.0), "must be positive, got 0"),
+        (lambda: theorems.mhvae_sigma2_learnable([1.0, 2.0], Weighting(), 1.0, 2), "sorted in decreasing order"),
+        (lambda: theorems.mhvae_both_fixed([1.0], Weighting(), 1.0, -1.0, 1), "sigma_2 must be positive"),
+        (lambda: theorems.mhvae_sigma1_learnable([1.0], Weighting(), 1.0, 0), "need d1 >= 1 and d2 >= 1, got 0 and 0"),
+        (lambda: theorems.mhvae_sigma2_learnable([1.0], Weighting(beta_1=0.0), 1.0, 1), "beta_1 must be positive"),
+        (lambda: theorems.mhvae_sigma2_learnable([1.0], Weighting(), 1.0, 1, power=0.0), "must be positive, got 0"),
         (lambda: modes.mode_sigma2_learnable(-1.0, 1.0, 1.0, 1.0, 1.0), "must not be negative, got -1"),
-        (lambda: h.mhvae_sigma2_learnable([1.0], Weighting(), 1.0, 2).weights(1), "D = 1 is smaller than d1 = 2"),
+        (
+            lambda: theorems.mhvae_sigma2_learnable([1.0], Weighting(), 1.0, 2).weights(1),
+            "D = 1 is smaller than d1 = 2",
+        ),
         (lambda: h.mhvae_terms(random_weights(3, 2, 2, 0), [1.0, 1.0], Weighting()), r"U1 has shape \(3, 2\)"),
         (
             lambda: h.mhvae_terms(

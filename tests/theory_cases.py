@@ -11,6 +11,7 @@ from torch import Tensor
 
 from collapse_lib import data as image_data
 from collapse_lib import transforms
+from collapse_lib.theory import ppca
 from collapse_lib.theory.spectrum import Spectrum, covariance_spectrum, spectrum_of_covariance
 
 
@@ -53,6 +54,13 @@ def diagonal(eigenvalues: list[float]) -> Spectrum:
 def rotation(k: int, seed: int) -> Tensor:
     Q, R = np.linalg.qr(np.random.default_rng(seed).normal(size=(k, k)))
     return torch.from_numpy(Q * np.sign(np.diag(R)))
+
+
+def slope(W: Tensor, sigma2: float, S: Tensor) -> Tensor:
+    """d LL / d W of the dense log-likelihood, by automatic differentiation, (n, k)."""
+    W = W.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(ppca.loglik_dense(W, sigma2, S), W)
+    return gradient
 
 
 class Images(NamedTuple):

@@ -4,8 +4,8 @@ both latents sampled (Dang et al., ICLR 2024).
     q(z1|x)  = N(e_1(x), sigma_1^2 I)            p(x|z1)  = N(d_1(z1), eta_dec^2 I)        x -> z1 (d1) -> z2 (d2)
     q(z2|z1) = N(m(z1), diag sigma_2^2)          p(z1|z2) = N(d_2(z2), eta_dec^2 I)        p(z2) = N(0, eta_enc^2 I)
 
-`training.fit` trains them on `SampledMhvae`. For the linear one `theory.hierarchical` has the closed forms and
-`hierarchical_optima` finds the optimum without sampling.
+`training.fit` trains them on `SampledMhvae`. For the linear one `theory.hierarchical_theorems` has the optima and
+`hierarchical_optima` finds them without sampling.
 """
 
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from collapse_lib.models.noise_scales import NoiseScales
 from collapse_lib.nets import mlp, strided_decoder, strided_encoder
 from collapse_lib.objectives import Hyper, NoiseSpec, Posterior, gaussian_kl, posterior_from_std, relative_to_prior
-from collapse_lib.theory.hierarchical import MhvaeOptimum
+from collapse_lib.theory.hierarchical_theorems import MhvaeOptimum
 
 
 class TwoLatents(NoiseScales):

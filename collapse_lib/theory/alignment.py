@@ -18,6 +18,8 @@ from collapse_lib.theory._tensors import Array
 
 
 class CanonicalRotation(NamedTuple):
+    """A decoder turned so that its columns are orthogonal, which the likelihood does not see."""
+
     W: Tensor  # (p, k) the decoder with orthogonal columns, longest first
     Q: Tensor  # (k, k) orthogonal, W_given Q = W
 

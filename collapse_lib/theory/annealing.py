@@ -21,6 +21,8 @@ from collapse_lib.theory.spectrum import Spectrum
 
 
 class BetaOptimum(NamedTuple):
+    """Maximum of F_beta over all weights, and over sigma2 unless that was given."""
+
     sigma2: float
     active: int  # latents j <= k with l_j > beta sigma2
     objective: float  # F_beta

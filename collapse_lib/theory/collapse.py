@@ -12,7 +12,6 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
 
 from collapse_lib.metrics import collapsed_share
@@ -23,6 +22,8 @@ from collapse_lib.theory.spectrum import Spectrum
 
 
 class TunedSigma2(NamedTuple):
+    """The best sigma2 for fixed networks, and the ELBO there, nats."""
+
     sigma2: float
     elbo: float
 
@@ -58,22 +59,6 @@ def collapse_curve(X: Array, spectrum: Spectrum, k: int, sigma2: Array, epsilon:
     At least 1 - r(k, sigma2)/k for every epsilon > 0. Raises ValueError unless 0 <= delta < 1.
     """
     return collapsed_share(latent_kl(X, spectrum, k, sigma2), t.real("epsilon", epsilon), delta)
-
-
-def gaussian_collapse_curve(spectrum: Spectrum, k: int, sigma2: Array, epsilon: Array, delta: float = 0.01) -> Tensor:
-    """`collapse_curve` if the data were Gaussian: from eigenvalues alone, for every epsilon (any shape).
-
-    Active latents have m_j ~ N(0, 1 - v_j), so with q = (2 epsilon + 1 + log v_j - v_j)/(1 - v_j)
-    P[KL_j < epsilon] = erf( sqrt( max(q, 0)/2 ) );  the k - r collapsed ones have KL 0 < epsilon for every epsilon > 0.
-    Raises ValueError unless 0 <= delta < 1.
-    """
-    if not 0 <= delta < 1:
-        raise ValueError(f"delta = {delta} must lie in [0, 1)")
-    epsilon = t.real("epsilon", epsilon)
-    v = _active_variances(spectrum, k, sigma2)
-    q = (2 * epsilon[..., None] + 1 + v.log() - v) / (1 - v)
-    collapsed = (torch.erf((q.clamp_min(0) / 2).sqrt()) >= 1 - delta).sum(-1)
-    return (collapsed + (k - len(v)) * (epsilon > 0)).double() / k
 
 
 def tuned_sigma2(squared_error: Array, kl: Array, n: int) -> TunedSigma2:

@@ -35,6 +35,8 @@ class Modes(NamedTuple):
 
 
 class ModeSingularValues(NamedTuple):
+    """Singular values of V1 and U2 in every mode; shapes as in `Modes`."""
+
     lam: Tensor
     omega: Tensor
 

@@ -36,11 +36,15 @@ class ELBO(NamedTuple):
 
 
 class Encoder(NamedTuple):
+    """q(z|x) = N( V (x - mu), diag(d) ): the same variances for every image."""
+
     V: Tensor  # (k, p)
     d: Tensor  # (k,)
 
 
 class ProfileGrad(NamedTuple):
+    """The ELBO at the best encoder, nats, with its gradient."""
+
     elbo: Tensor  # ()
     W: Tensor  # (p, k)
     log_sigma2: Tensor  # ()

@@ -45,12 +45,9 @@ class PPCA(NamedTuple):
     active: int  # r = number of columns that are not zero; k - r latents have collapsed
 
 
-class LoglikGrad(NamedTuple):
-    W: Tensor  # (p, k) d LL / d W
-    sigma2: Tensor  # () d LL / d sigma2
-
-
 class Posterior(NamedTuple):
+    """p(z|x) of every image, a Gaussian."""
+
     mean: Tensor  # (N, k)
     covariance: Tensor  # (k, k), the same for every image
 
@@ -81,24 +78,6 @@ def loglik_dense(W: Array, sigma2: Array, S: Array) -> Tensor:
     S = torch.diag(S) if S.ndim == 1 else S
     factor = t.cholesky("C = W W^T + sigma2 I", t.gram(W.T, sigma2))
     return -0.5 * (n * LOG_2PI + t.log_det(factor) + torch.cholesky_solve(S, factor).diagonal().sum())
-
-
-def loglik_grad(W: Array, sigma2: Array, S: Array, n: int | None = None) -> LoglikGrad:
-    """Gradient of `loglik`.
-
-    dLL/dW      = C^-1 S C^-1 W - C^-1 W                        with C^-1 W = W M^-1
-    dLL/dsigma2 = 1/2 [ tr(C^-1 S C^-1) - tr C^-1 ]
-
-    Shapes as in `loglik`. Tipping and Bishop (1999), appendix A; the traces through M are derived.
-    """
-    W, n = t.decoder(W, n)
-    sigma2, S = t.variance("sigma2", sigma2), t.covariance(S, W.shape[0])
-    inverse = torch.cholesky_inverse(t.cholesky("M = W^T W + sigma2 I", t.gram(W, sigma2)))
-    SW = t.times(S, W)
-    whitened = inverse @ (W.T @ SW)  # M^-1 W^T S W
-    trace_CSC = (t.trace(S) - whitened.diagonal().sum() - sigma2 * (whitened * inverse).sum()) / sigma2.square()
-    trace_C = (n - W.shape[1]) / sigma2 + inverse.diagonal().sum()
-    return LoglikGrad((SW - W @ whitened) @ inverse / sigma2 - W @ inverse, 0.5 * (trace_CSC - trace_C))
 
 
 def posterior(W: Array, sigma2: Array, mu: Array, X: Array) -> Posterior:

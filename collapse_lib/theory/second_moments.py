@@ -1,6 +1,7 @@
 """Second moments of inputs and targets: all that the linear conditional VAE knows of its data, and in few coordinates.
 
-Data are not centred: moments are taken about 0 and divided by N. See `conditional` for the model.
+Data are not centred: moments are taken about 0 and divided by N. See `conditional` for the model,
+that of Dang et al. (ICLR 2024); the reduction to few coordinates is derived.
 """
 
 from __future__ import annotations
@@ -58,6 +59,8 @@ class ConditionalMoments:
 
 
 class CvaeWeights(NamedTuple):
+    """Encoder mean W1 x + W2 y, decoder mean U1 z + U2 x; x has p dimensions, y has q, z has d."""
+
     W1: Tensor  # (d, p)
     W2: Tensor  # (d, q)
     U1: Tensor  # (q, d)

@@ -1,0 +1,111 @@
+"""What a newcomer does: the example of notebooks/README.md, as it stands there, from nothing to a row of the README."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import hygiene
+import nbformat
+import pytest
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+
+from collapse_lib import paper
+from collapse_lib.ledger import read_ledger
+from collapse_lib.replication import cli, notebook_file, readme
+
+ROOT = Path(__file__).parents[1]
+GUIDE = (ROOT / "notebooks" / "README.md").read_text()
+FOLDER, SLUG = "two_directions", "one_latent_collapses"
+
+
+def example(language: str) -> str:
+    (text,) = re.findall(rf"^```{language}\n(.*?)^```$", GUIDE, flags=re.DOTALL | re.MULTILINE)
+    return text
+
+
+def notebook(cells: str) -> nbformat.NotebookNode:
+    """The notebook of a text in which `# %%` begins a cell and names its tag, or says that it is markdown."""
+    made = new_notebook()
+    for cell in re.split(r"^# %%", cells, flags=re.MULTILINE)[1:]:
+        kind, _, source = cell.partition("\n")
+        if kind.strip() == "[markdown]":
+            made.cells.append(new_markdown_cell(re.sub(r"^# ?", "", source.strip(), flags=re.MULTILINE)))
+        else:
+            made.cells.append(new_code_cell(source.strip(), metadata={"tags": kind.split()} if kind.strip() else {}))
+    return made
+
+
+def write(root: Path, folder: str = FOLDER, *, toml: tuple[str, str] = ("", ""), cells: tuple[str, str] = ("", "")):
+    """The two files of the guide in a folder of their own, with one replacement in each."""
+    (root / folder).mkdir(parents=True)
+    (root / folder / "paper.toml").write_text(example("toml").replace(*toml))
+    nbformat.write(notebook(example("python").replace(FOLDER, folder).replace(*cells)), root / folder / f"{SLUG}.ipynb")
+
+
+def run_all(root: Path, *more: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, ROOT / "run_all.py", "--notebooks", root, "--out", root.parent / "out", *more]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def report(root: Path, profile: str) -> dict[str, dict]:
+    told = json.loads((root.parent / "out" / profile / "report.json").read_text())
+    return {each["notebook"].partition("/")[0]: each for each in told["notebooks"]}
+
+
+def test_the_example_of_the_guide_runs_is_published_and_is_fit_to_be_read(tmp_path, monkeypatch):
+    root = tmp_path / "notebooks"
+    write(root)
+    small = run_all(root, FOLDER)
+    assert small.returncode == 0, small.stdout + small.stderr
+    path = root / FOLDER / f"{SLUG}.ipynb"
+    assert read_ledger(notebook_file.read(path)) is None, "a run without --publish has written into notebooks/"
+    verdicts = {claim["id"]: claim["verdict"] for claim in report(root, "smoke")[FOLDER]["claims"]}
+    assert verdicts == {"TD-1": "holds", "TD-2": "not judged"}
+
+    large = run_all(root, FOLDER, "--profile", "laptop", "--publish")
+    assert large.returncode == 0, large.stdout + large.stderr
+    assert f"published: {path}" in large.stdout
+    published = nbformat.read(path, as_version=4)
+    entry = paper.load_paper(path.parent / "paper.toml").notebooks[SLUG]
+    assert hygiene.problems(published, entry) == []
+    assert [claim.verdict for claim in read_ledger(published).claims] == ["holds", "holds"]
+    for command in (["check"], ["format", "--check"]):
+        ruff = [sys.executable, "-m", "ruff", *command, "--config", ROOT / "pyproject.toml", path]
+        assert subprocess.run(ruff, check=False).returncode == 0
+
+    monkeypatch.chdir(tmp_path)
+    marks = "\n".join(line for table in ("coverage", "results") for line in readme.markers(table))
+    Path("README.md").write_text(marks + "\n")
+    assert readme.main([]) == 0
+    assert "(notebooks/two_directions/one_latent_collapses.ipynb) | Which of two" in Path("README.md").read_text()
+
+
+def test_a_claim_that_fails_and_one_that_was_forgotten_are_told(tmp_path):
+    root = tmp_path / "notebooks"
+    write(root, "fails", toml=("min = 1, max = 1", "min = 2, max = 2"))
+    write(root, "forgets", cells=('ledger.record("TD-1", optimum.active)\n', ""))
+    ended = run_all(root)
+    assert ended.returncode == 1
+    assert "TD-1 FAILS: a latent is active exactly if" in ended.stdout
+    assert "measured 1, expected 2 to 2" in ended.stdout
+    assert f"not recorded in forgets/{SLUG}: TD-1; record every claim first" in ended.stdout
+    assert [report(root, "smoke")[folder]["state"] for folder in ("fails", "forgets")] == ["ran", "failed"]
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"toml": ("smoke = { n_images", "smoke = { images")}, "smoke.images: reaches no parameter; the notebook has"),
+        ({"toml": ('kind = "mechanism"', 'kind = "main"')}, "use 'mechanism' or 'headline'"),
+        ({"cells": ("# %% parameters", "# %%")}, "0 cells are tagged 'parameters'; tag exactly one code cell"),
+        ({"cells": ("# %% nbval-check-output", "# %%")}, "tag the one that prints the verdicts"),
+    ],
+    ids=["override", "kind", "parameters", "verdicts"],
+)
+def test_what_is_wrong_with_the_two_files_is_told_before_anything_runs(tmp_path, capsys, change, told):
+    write(tmp_path / "notebooks", **change)
+    assert cli.main(["--notebooks", str(tmp_path / "notebooks"), "--out", str(tmp_path / "out")]) == 2
+    assert told in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
