@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from collapse_lib.progress import Progress
+from collapse_lib.records import Record
 from collapse_lib.residual import averages_by_count
 from collapse_lib.stacking import Evaluate, Members, Objective, Plan, Plateau, Streams
 from collapse_lib.sweeps import Schedule, Sweep
@@ -126,7 +127,7 @@ def fit(
             f"the objective does not read {sorted(unread)}; it reads {sorted(objective.reads)}, and buffers of no "
             f"dimension of the model are {sorted(scalars)}. Is a name misspelt?"
         )
-    records = [_Record() for _ in models]
+    records = [Record() for _ in models]
     with Progress(steps * len(sweep), f"fit {len(sweep)} member{'s' * (len(sweep) > 1)}", enabled=progress) as bar:
         for members in _equal_architectures(models):
             numbers = sweep.numbers(members[0], 0.0)
@@ -137,40 +138,6 @@ def fit(
 
 
 # ---- the pieces ------------------------------------------------------------------------------------------------------
-
-
-class _Record:
-    """What one member leaves behind."""
-
-    def __init__(self) -> None:
-        self.status, self.steps, self.stacked = "finished", 0, False
-        self.names: tuple[str, ...] = ()
-        self.starts: list[int] = []  # first step of each history row
-        self.sums: list[np.ndarray] = []  # the objective's terms, summed over the row's steps
-        self.counts: list[int] = []
-        self.evaluations: list[dict[str, float]] = []
-        self.state: dict[str, Tensor] = {}
-
-    def absorb(self, start: int, values: np.ndarray, row: int) -> None:
-        """Add per-step values (steps, terms) from step `start` on to rows of `row` steps."""
-        for step, terms in enumerate(values, start):
-            if not self.starts or step % row == 0:
-                self.starts.append(step)
-                self.sums.append(np.zeros_like(terms))
-                self.counts.append(0)
-            self.sums[-1] = self.sums[-1] + terms
-            self.counts[-1] += 1
-        self.steps = start + len(values)
-
-    def means(self) -> np.ndarray:
-        """(rows, terms)."""
-        return np.array(self.sums) / np.array(self.counts)[:, None]
-
-    def on_plateau(self, rule: Plateau) -> bool:
-        losses = self.means()[:, 0]
-        if len(losses) <= rule.patience:
-            return False
-        return bool(losses[-rule.patience :].min() >= losses[: -rule.patience].min() - rule.min_delta)
 
 
 def _equal_architectures(models: Sequence[nn.Module]) -> list[list[int]]:
@@ -217,7 +184,7 @@ def _multiply_adds(model: nn.Module, numbers: Mapping[str, float], run: Plan) ->
 
 
 def _train(
-    members: list[int], models: Sequence[nn.Module], sweep: Sweep, run: Plan, records: list[_Record], bar: Progress
+    members: list[int], models: Sequence[nn.Module], sweep: Sweep, run: Plan, records: list[Record], bar: Progress
 ) -> None:
     """Train `members` together, writing into their records."""
     alive = list(members)
@@ -283,7 +250,7 @@ def _train(
 
 
 def _evaluate(
-    evaluate: Evaluate, state: dict[str, Tensor], step: int, members: Sequence[int], records: Sequence[_Record]
+    evaluate: Evaluate, state: dict[str, Tensor], step: int, members: Sequence[int], records: Sequence[Record]
 ) -> None:
     with torch.no_grad():
         numbers = {name: t.double().cpu().tolist() for name, t in evaluate(state, step).items()}
@@ -293,7 +260,7 @@ def _evaluate(
         records[member].evaluations.append({"member": member, "step": step} | {n: v[place] for n, v in numbers.items()})
 
 
-def _result(sweep: Sweep, records: Sequence[_Record], steps: int) -> FitResult:
+def _result(sweep: Sweep, records: Sequence[Record], steps: int) -> FitResult:
     summary = sweep.frame()
     summary["status"] = [r.status for r in records]
     summary["steps"] = [r.steps for r in records]
