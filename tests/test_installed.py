@@ -54,10 +54,7 @@ def site(tmp_path_factory):
 
 
 def test_the_first_cell_of_every_notebook_works_with_the_installed_library(site, tmp_path):
-    cells = {
-        notebook.key: first_cell(notebook)
-        for notebook in catalogue.load(ROOT / "notebooks")
-    }
+    cells = {notebook.key: first_cell(notebook) for notebook in catalogue.load(ROOT / "notebooks")}
     printed = run(
         [sys.executable, "-c", FIRST_CELLS], input=json.dumps(cells), cwd=tmp_path, env=environment(site), timeout=300
     )
