@@ -25,7 +25,7 @@ def find() -> str:
         if found := shutil.which(name):
             return found
     pytest.skip(
-        f"needs a browser: none of {', '.join(_NAMES)} is on the PATH; install one (Debian: apt install chromium)"
+        f"needs a browser: none of {', '.join(_NAMES)} is on the PATH; install one"
     )
 
 

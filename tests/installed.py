@@ -1,4 +1,4 @@
-"""The project as somebody else gets it: a copy of its files, and the library installed from there, without the checkout."""
+"""The project as somebody else gets it: a copy of its files, and the library installed without the checkout."""
 
 import os
 import shutil

@@ -14,7 +14,7 @@ from collapse_lib.replication.notebook_file import CHECKED
 
 FASTEST = "linear_vae/stationary_points"
 
-# One child a notebook, forked before any of the library is imported: each starts fresh, and what is slow is loaded once.
+# One child a notebook, forked before any of the library is imported: each starts fresh, what is slow is loaded once.
 FIRST_CELLS = """
 import json, os, sys, traceback
 import IPython.display, matplotlib.pyplot, pandas, pydantic, scipy.stats, sklearn.decomposition, torch, torchvision

@@ -2,8 +2,8 @@
 
     python -m collapse_lib.replication.badges https://github.com/OWNER/NAME [--branch main]
 
-Run in the project's top folder. Binder builds its image from environment.yml there; Colab has torch, but not the library,
-so the README also says which cell to run first.
+Run in the project's top folder. Binder builds its image from environment.yml there; Colab has torch but not the
+library, so the README also says which cell to run first.
 """
 
 import argparse
@@ -34,7 +34,7 @@ class Repository(NamedTuple):
 
     @classmethod
     def at(cls, address: str, branch: str = "main") -> Self:
-        """The repository at https://github.com/OWNER/NAME, with or without .git; AddressError if it is another address."""
+        """The repository at https://github.com/OWNER/NAME, .git or not; AddressError if it is another address."""
         found = _ADDRESS.fullmatch(address.removesuffix("/").removesuffix(".git"))
         if found is None:
             raise AddressError(f"{address!r} is no GitHub repository; give it as https://github.com/OWNER/NAME")
