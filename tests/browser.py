@@ -24,9 +24,7 @@ def find() -> str:
     for name in _NAMES:
         if found := shutil.which(name):
             return found
-    pytest.skip(
-        f"needs a browser: none of {', '.join(_NAMES)} is on the PATH; install one"
-    )
+    pytest.skip(f"needs a browser: none of {', '.join(_NAMES)} is on the PATH; install one")
 
 
 @contextmanager

@@ -33,7 +33,7 @@ for key, source in cells.items():
             os._exit(1)
     if os.wait()[1]:
         failed.append(key)
-sys.exit(" ".join(failed))
+sys.exit(" ".join(failed) or 0)
 """
 
 
