@@ -12,7 +12,7 @@ from collapse_lib.replication import readme
 from collapse_lib.results import Results, read_results
 
 BEGIN, END = readme.markers("coverage")
-RESULTS = "\n".join(readme.markers("results"))
+RESULTS = "\n".join(marker for name in ("results", "whole-run") for marker in readme.markers(name))
 README = f"# Title\n\n{BEGIN}\n{END}\n\n{RESULTS}\n\nThe end.\n"
 HEADLINE = """
 [notebooks.{slug}.claims.A-2]
@@ -42,6 +42,7 @@ def publish(project: Papers, key: str, *, profile: str = "paper", more: str = ""
         ledger.record(claim.replace("_", "-"), value)
     notebook = nbformat.read(path, as_version=4)
     notebook.cells[-2].outputs = [new_output("display_data", ledger.result()._repr_mimebundle_())]
+    notebook.metadata["collapse_lib"] = {"profile": profile, "device": "cuda"}
     nbformat.write(notebook, path)
 
 
@@ -56,9 +57,10 @@ def test_a_row_tells_figure_question_outcome_and_run(project):
         [
             "[nothing](notebooks/one/fig_1.ipynb)",
             "Test of fig_1",
+            "–",
             "2 of 2",
             "holds",
-            "paper, mnist",
+            "paper, mnist, cuda",
         ]
     ]
 
@@ -75,22 +77,22 @@ def test_each_document_has_a_table_of_its_own(project):
 @pytest.mark.parametrize(
     ("run", "outcome"),
     [
-        ({"A_1": 10, "A_2": 5}, ["1 of 2", "FAILS: A-2", "paper, mnist"]),
-        ({"A_1": 0, "A_2": 5}, ["0 of 2", "FAILS: A-1, A-2", "paper, mnist"]),
-        ({"A_1": 10, "A_2": 5, "more": 'differs = "a reason"'}, ["1 of 2", "differs: A-2", "paper, mnist"]),
-        ({"A_1": 0, "A_2": 5, "more": 'differs = "a reason"'}, ["0 of 2", "FAILS: A-1; differs: A-2", "paper, mnist"]),
-        ({"A_1": 10, "profile": "laptop"}, ["1 of 1", "holds", "laptop, mnist"]),
+        ({"A_1": 10, "A_2": 5}, ["1 of 2", "FAILS: A-2", "paper, mnist, cuda"]),
+        ({"A_1": 0, "A_2": 5}, ["0 of 2", "FAILS: A-1, A-2", "paper, mnist, cuda"]),
+        ({"A_1": 10, "A_2": 5, "more": 'differs = "a reason"'}, ["1 of 2", "differs: A-2", "paper, mnist, cuda"]),
+        ({"A_1": 0, "A_2": 5, "more": 'differs = "a reason"'}, ["0 of 2", "FAILS: A-1; differs: A-2", "paper, mnist, cuda"]),
+        ({"A_1": 10, "profile": "laptop"}, ["1 of 1", "holds", "laptop, mnist, cuda"]),
     ],
     ids=["failed", "all failed", "differs", "both", "not judged"],
 )
 def test_the_outcome_hides_nothing(project, run, outcome):
     publish(project, "one/fig_1", **run)
-    assert rows(project)[0][2:] == outcome
+    assert rows(project)[0][3:] == outcome
 
 
 def test_a_notebook_that_was_never_executed_claims_nothing(project):
     project.add("one/fig_1")
-    assert rows(project)[0][2:] == ["–", "not executed", "–"]
+    assert rows(project)[0][2:] == ["–", "–", "not executed", "–"]
 
 
 def test_writing_freshens_and_a_changed_notebook_makes_it_stale(project, capsys):

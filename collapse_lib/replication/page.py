@@ -7,6 +7,7 @@ thing that a notebook's page would fetch.
 import base64
 import hashlib
 import io
+import warnings
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -101,7 +102,10 @@ def write_notebook(result: Path, title: str) -> None:
     exporter = HTMLExporter(raw_template=_notebook_template())
     exporter.log.setLevel("ERROR")  # it asks for an alternative text of every figure
     notebook = nbformat.read(result, as_version=4)
-    body, _ = exporter.from_notebook_node(notebook, {"metadata": {"name": title}})
+    with warnings.catch_warnings():
+        # An output that a page cannot show, such as a progress bar, is left out.
+        warnings.filterwarnings("ignore", "Your element with mimetype", UserWarning)
+        body, _ = exporter.from_notebook_node(notebook, {"metadata": {"name": title}})
     notebook_file.write_atomically(page, f"{body.rstrip()}\n{stamp}\n")
 
 
