@@ -46,16 +46,16 @@ class NotebookResult(_Part):
 
     notebook: str
     state: State
-    dataset: str | None
-    device: str | None
-    seconds: NonNegativeFloat | None
+    dataset: str | None = None
+    device: str | None = None
+    seconds: NonNegativeFloat | None = None
     claims: list[Claim]
 
 
 class Provenance(_Part):
     """With what a run was made; `cores` are those of the machine, whatever the device."""
 
-    commit: str | None
+    commit: str | None = None
     collapse_lib: str
     python: str
     torch: str
