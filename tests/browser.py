@@ -9,7 +9,7 @@ from pathlib import Path
 from urllib.parse import unquote, urldefrag
 
 import pytest
-from playwright.sync_api import Page, Playwright, sync_playwright
+from playwright.sync_api import Page, sync_playwright
 
 _NAMES = ("chromium", "chromium-browser", "google-chrome")
 _FLAGS = [  # as root, without a network
@@ -22,20 +22,21 @@ _MISSING = (
 )
 
 
-def _executable(playwright: Playwright) -> str | None:
-    """A browser of the system, or else the one that Playwright itself has downloaded."""
-    own = playwright.chromium.executable_path
-    return next(filter(None, map(shutil.which, _NAMES)), None) or (own if os.access(own, os.X_OK) else None)
+def find() -> str:
+    """The program: a browser of the system, or else the one that Playwright has downloaded; a test is skipped without."""
+    with sync_playwright() as playwright:
+        own = playwright.chromium.executable_path
+    found = next(filter(None, map(shutil.which, _NAMES)), None) or (own if os.access(own, os.X_OK) else None)
+    if found is None:
+        pytest.skip(_MISSING)
+    return found
 
 
 @contextmanager
 def opened() -> Iterator["Browser"]:
-    """The browser; where there is none the test is skipped and says how to install one."""
+    program = find()
     with sync_playwright() as playwright:
-        executable = _executable(playwright)
-        if executable is None:
-            pytest.skip(_MISSING)
-        browser = playwright.chromium.launch(executable_path=executable, headless=True, args=_FLAGS)
+        browser = playwright.chromium.launch(executable_path=program, headless=True, args=_FLAGS)
         page = browser.new_page()
         watched = Browser(page)
         page.on("console", lambda message: watched.note(message.type in ("error", "warning"), message.text))

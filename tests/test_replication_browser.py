@@ -18,6 +18,7 @@ SECONDS = {"one/good": 100.0, "one/quick": 9.5}  # as words, 100.0 comes first
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Folder:
     """The report of a run with two good notebooks, one that fails and one that has not run."""
+    browser.find()
     root = tmp_path_factory.mktemp("a run & more")
     papers = Papers(root / "notebooks")
     for key in SECONDS:
@@ -37,7 +38,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Folder:
 
 @pytest.fixture(scope="module")
 def opened(folder: Folder) -> Iterator[Browser]:
-    # After the run: Playwright has an event loop in this thread, and a run needs to start its own.
+    # Only after the run: Playwright keeps an event loop in this thread, and a run needs to start its own.
     assert folder.report_html.exists()
     with browser.opened() as watched:
         yield watched
