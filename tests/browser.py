@@ -17,13 +17,13 @@ _FLAGS = [  # as root, without a network
     *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
 ]
 _MISSING = (
-    f"needs a browser: none of {', '.join(_NAMES)} is on the PATH; install one (Debian and Ubuntu: apt install chromium; "
-    "elsewhere: python -m playwright install chromium)"
+    f"needs a browser: none of {', '.join(_NAMES)} is on the PATH; install one "
+    "(Debian and Ubuntu: apt install chromium; elsewhere: python -m playwright install chromium)"
 )
 
 
 def find() -> str:
-    """The program: a browser of the system, or else the one that Playwright has downloaded; a test is skipped without."""
+    """A browser of the system, or else the one that Playwright has downloaded; without any the test is skipped."""
     with sync_playwright() as playwright:
         own = playwright.chromium.executable_path
     found = next(filter(None, map(shutil.which, _NAMES)), None) or (own if os.access(own, os.X_OK) else None)

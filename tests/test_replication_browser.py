@@ -5,11 +5,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import browser
+import nbformat
 import pytest
 from browser import Browser
+from nbformat.v4 import new_markdown_cell, new_notebook
+from playwright.sync_api import expect
 from replication_notebooks import FIGURE, Papers
 
-from collapse_lib.replication import cli
+from collapse_lib.replication import cli, page
 from collapse_lib.replication.folder import Folder
 
 SECONDS = {"one/good": 100.0, "one/quick": 9.5}  # as words, 100.0 comes first
@@ -74,15 +77,34 @@ def test_a_figure_leads_to_the_executed_notebook_and_that_back_to_the_report(rep
     assert report.trouble == []
 
 
+def test_formulas_are_typeset_on_demand_and_a_missing_network_is_told(opened: Browser, tmp_path: Path) -> None:
+    path = tmp_path / "formula.ipynb"
+    nbformat.write(new_notebook(cells=[new_markdown_cell("Here $x^2$.")]), path)
+    page.write_notebook(path, "A formula")
+    opened.trouble.clear()
+    opened.open(path.with_suffix(".html"))
+    assert opened.trouble == []
+    button = opened.page.locator("#typeset")
+    opened.page.route("**/mathjax/**", lambda route: route.abort())
+    button.click()
+    expect(button).to_have_text("MathJax could not be fetched; try again")
+    opened.page.unroute("**/mathjax/**")
+    opened.page.route("**/mathjax/**", lambda route: route.fulfill(body="document.title = MathJax.tex2jax.inlineMath"))
+    button.click()
+    expect(button).to_have_count(0)
+    assert opened.page.title() == "$,$"
+    opened.page.unroute("**/mathjax/**")
+
+
 def test_what_is_broken_is_seen(opened: Browser, tmp_path: Path) -> None:
     """Else the tests above could not fail."""
-    page = tmp_path / "page.html"
-    page.write_text(
-        '<a href="#nowhere">1</a><a href="absent.html">2</a><a href="http://localhost:9/">3</a><a href="page.html">4</a>'
-        '<a id="here" href="#here">5</a><img alt="lost" src="absent.png"><script>throw new Error("thrown")</script>'
+    broken = tmp_path / "page.html"
+    broken.write_text(
+        '<a href="#nowhere">1</a><a href="absent.html">2</a><a href="http://localhost:9/">3</a>'
+        '<a href="page.html">4</a><a id="here" href="#here">5</a><img alt="lost" src="absent.png"><script>throw new Error("thrown")</script>'
     )
     opened.trouble.clear()
-    opened.open(page)
+    opened.open(broken)
     assert [address.rpartition("/")[2] for address in opened.broken_links()] == ["page.html#nowhere", "absent.html", ""]
     assert opened.broken_images() == ["lost"]
     told = "\n".join(opened.trouble)

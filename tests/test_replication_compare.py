@@ -251,7 +251,10 @@ def test_a_record_is_the_report_without_what_is_of_the_machine(tmp_path: Path) -
     assert (one.claims[0].measured.mean, one.claims[0].measured.sd) == (1.234568, 0.01234568)
     assert (one.claims[1].verdict, one.claims[1].measured) == ("not judged", None)
     assert (other.state, other.claims) == ("failed", [])
-    assert [line.strip()[:14] for line in text.splitlines() if '"verdict"' in line] == ['{"id": "A-1", ', '{"id": "A-2", ']
+    assert [line.strip()[:14] for line in text.splitlines() if '"verdict"' in line] == [
+        '{"id": "A-1", ',
+        '{"id": "A-2", ',
+    ]
     whole = report(notebook("a/b", claim("A-1", 1.23456789, 0.0123456789), claim("A-2", None, verdict="not judged")))
     assert changes(whole, json.loads(text)) == [(Kind.NEW, "a/c", None)]
 
