@@ -101,7 +101,8 @@ def test_what_is_broken_is_seen(opened: Browser, tmp_path: Path) -> None:
     broken = tmp_path / "page.html"
     broken.write_text(
         '<a href="#nowhere">1</a><a href="absent.html">2</a><a href="http://localhost:9/">3</a>'
-        '<a href="page.html">4</a><a id="here" href="#here">5</a><img alt="lost" src="absent.png"><script>throw new Error("thrown")</script>'
+        '<a href="page.html">4</a><a id="here" href="#here">5</a><img alt="lost" src="absent.png">'
+        '<script>throw new Error("thrown")</script>'
     )
     opened.trouble.clear()
     opened.open(broken)
