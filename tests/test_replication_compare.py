@@ -41,7 +41,7 @@ def report(*notebooks: dict[str, Any], profile: str = "laptop") -> dict[str, Any
             "collapse_lib": "0.1.0",
             "python": "3.11.0",
             "torch": "2.0",
-            "platform": "Linux",
+            "platform": "Linux-somebody",
             "device": "cpu",
             "cores": 2,
         },

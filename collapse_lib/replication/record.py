@@ -53,15 +53,14 @@ class NotebookResult(_Part):
 
 
 class Provenance(_Part):
-    """With what a run was made; `cores` are those of the machine, whatever the device."""
+    """With what a run was made; the platform is left out, since a kernel can be one machine's own."""
 
     commit: str | None = None
     collapse_lib: str
     python: str
     torch: str
-    platform: str
     device: str
-    cores: int
+    cores: int  # of the machine, whatever the device
 
 
 class Record(_Part):
