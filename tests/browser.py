@@ -74,5 +74,8 @@ class Browser:
     def _leads_somewhere(self, address: str) -> bool:
         file, anchor = urldefrag(address)
         if file == urldefrag(self.page.url)[0]:
-            return bool(self.page.evaluate("name => !name || document.getElementById(name) !== null", unquote(anchor)))
+            # As browsers do: the name as it is written, then without percent signs.
+            names = [anchor, unquote(anchor)]
+            there = "names => names.some(name => document.getElementById(name) !== null)"
+            return not anchor or bool(self.page.evaluate(there, names))
         return file.startswith("file://") and Path(unquote(file.removeprefix("file://"))).is_file()

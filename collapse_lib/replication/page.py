@@ -99,7 +99,7 @@ def write_notebook(result: Path, title: str) -> None:
     import nbformat
     from nbconvert import HTMLExporter
 
-    exporter = HTMLExporter(raw_template=_notebook_template())
+    exporter = HTMLExporter(raw_template=_notebook_template(), exclude_anchor_links=True)
     exporter.log.setLevel("ERROR")  # it asks for an alternative text of every figure
     notebook = nbformat.read(result, as_version=4)
     with warnings.catch_warnings():
