@@ -138,7 +138,8 @@ def _with_digits(value: float, digits: int, magnitude: int) -> str:
     return f"{value:.{digits - 1}e}"
 
 
-def _measured(claim: Entry) -> tuple[str, str]:
+def measured_words(claim: Entry) -> tuple[str, str]:
+    """What was measured, with its spread, and a remark: the extremes over seeds."""
     value, expected = claim.measured, claim.expected
     if value is None:
         return "–", ""
@@ -161,7 +162,7 @@ def _cells(claim: Entry) -> list[tuple[str, str]]:
     return [
         (claim.id, claim.text),
         (claim.reported or "–", claim.source or ""),
-        _measured(claim),
+        measured_words(claim),
         (expected, claim.why or ""),
         (claim.verdict, claim.note or ""),
     ]

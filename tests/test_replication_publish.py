@@ -1,8 +1,12 @@
 """Reports, publishing and preparing for nbval, from one real run of two notebooks."""
 
+import base64
+import contextlib
 import copy
 import html.parser
+import io
 import json
+import re
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,10 +14,12 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from nbformat.v4 import new_output
+from PIL import Image
 from replication_notebooks import LEDGER, Papers
 
 from collapse_lib.ledger import read_ledger
-from collapse_lib.replication import catalogue, cli, notebook_file, prepare, publish
+from collapse_lib.replication import catalogue, cli, display, notebook_file, page, prepare, publish
 from collapse_lib.replication.folder import Folder
 from collapse_lib.replication.outcome import Outcome, State
 from collapse_lib.replication.publish import PublishError
@@ -49,11 +55,9 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Run:
     papers.add("two/fails", ledger=LEDGER, value="-n_images", extra=LAPTOP.format(slug="fails"))
     papers.add("two/other", extra=LAPTOP.format(slug="other"))
     run = Run(papers, Folder(root / "out" / "laptop"), 0, "")
-    with pytest.MonkeyPatch.context() as patch:
-        said: list[str] = []
-        patch.setattr(cli, "_say", lambda _, line: said.append(line))
+    with contextlib.redirect_stdout(io.StringIO()) as said:
         run.status = run.main("good", "fails")
-        run.said = "\n".join(said)
+    run.said = said.getvalue()
     return run
 
 
@@ -82,9 +86,11 @@ def test_a_claim_that_fails_is_a_failure_of_the_run(template: Run) -> None:
 
 def test_the_report_for_programs(run: Run) -> None:
     report = json.loads(run.folder.report_json.read_text())
-    assert (report["version"], report["profile"], report["good"]) == (1, "laptop", False)
-    assert {"command", "commit", "python", "torch", "device"} <= report["provenance"].keys()
+    assert (report["version"], report["profile"], report["good"]) == (2, "laptop", False)
+    assert {"command", "commit", "python", "torch", "device", "cores"} <= report["provenance"].keys()
     good, fails, other = report["notebooks"]
+    assert report["sum_of_seconds"] == pytest.approx(good["seconds"] + fails["seconds"])
+    assert (good["device"], other["device"]) == ("cpu", None)
     assert [each["state"] for each in (good, fails, other)] == ["ran", "ran", "not run"]
     assert [each["selected"] for each in (good, fails, other)] == [True, True, False]
     assert good["result"] == "one/good.ipynb"
@@ -115,16 +121,78 @@ class Page(html.parser.HTMLParser):
 
 def test_the_report_for_readers_is_one_page_that_needs_no_network(run: Run) -> None:
     text = run.folder.report_html.read_text()
-    page = Page(text)
-    assert page.open == []
-    assert len(page.sources) == 2
-    assert all(source.startswith("data:image/png;base64,") for source in page.sources)
-    outside = [link for link in page.links if not link.startswith("#")]
-    assert outside == ["one/good.ipynb", "two/fails.ipynb"]
+    parsed = Page(text)
+    assert parsed.open == []
+    assert len(parsed.sources) == 2
+    assert all(source.startswith("data:image/png;base64,") for source in parsed.sources)
+    outside = [link for link in parsed.links if not link.startswith(("#", "data:"))]
+    told = [[f"{key}.html", f"{key}.ipynb", f"{key}.html"] for key in ("one/good", "two/fails")]
+    assert outside == [link for links in told for link in links]
     assert all((run.folder.root / link).exists() for link in outside)
-    assert text.count("<caption>") == 2
+    assert text.count("<caption>") == 3
     assert "1 FAILS" in text
     assert "http" not in text
+    seconds = json.loads(run.folder.report_json.read_text())["sum_of_seconds"]
+    assert f"The results took {display.duration(seconds)} (sum of the notebooks' own times" in text
+
+
+def test_the_thumbnail_is_of_the_largest_figure(tmp_path: Path) -> None:
+    papers = Papers(tmp_path / "notebooks")
+    path = papers.add("one/only")
+    assert page.thumbnail(path) is None
+    notebook = nbformat.read(path, as_version=4)
+    pictures = [picture(*size) for size in ((30, 20), (1120, 560), (600, 600))]
+    pictures.append(base64.b64encode(b"no picture").decode())
+    notebook.cells[2].outputs = [new_output("display_data", {"image/png": each}) for each in pictures]
+    nbformat.write(notebook, path)
+    uri = page.thumbnail(path)
+    assert uri is not None
+    shown = Image.open(io.BytesIO(base64.b64decode(uri.removeprefix("data:image/png;base64,"))))
+    assert shown.size == (560, 280)
+
+
+def picture(width: int, height: int) -> str:
+    png = io.BytesIO()
+    Image.new("RGB", (width, height)).save(png, "PNG")
+    return base64.b64encode(png.getvalue()).decode()
+
+
+def test_an_executed_notebook_becomes_a_page_that_fetches_nothing_by_itself(run: Run) -> None:
+    text = (run.folder.root / "one" / "good.html").read_text()
+    assert "A test" in text
+    assert "A-1" in text
+    assert '<a href="../report.html">' in text
+    assert re.findall(r"""<(?:script|link|img|iframe)[^>]*(?:src|href)="(?!data:)[^"]*""", text) == []
+    assert re.findall(r"@import|url\((?!['\"]?data:)[^)]*\)", text) == []
+    assert "mathjax" not in text.lower()  # it has no formula
+
+    path = run.folder.result("one/good")
+    notebook = nbformat.read(path, as_version=4)
+    notebook.cells[0].source = "$x^2$"
+    nbformat.write(notebook, path)
+    page.write_notebook(path, "A <title>")
+    text = path.with_suffix(".html").read_text()
+    assert "Typeset the formulas" in text
+    assert "<title>A &lt;title&gt;</title>" in text
+
+
+def test_the_page_of_a_notebook_is_made_anew_only_if_something_changed(run: Run) -> None:
+    result = run.folder.result("one/good")
+    made = result.with_suffix(".html")
+
+    def is_made_anew(title: str) -> bool:
+        before = made.stat().st_mtime_ns
+        page.write_notebook(result, title)
+        return made.stat().st_mtime_ns != before
+
+    assert not is_made_anew("Test of good")
+    assert is_made_anew("Another title")
+    assert not is_made_anew("Another title")
+    result.write_text(result.read_text().replace("# A test", "# Another test"))
+    assert is_made_anew("Another title")
+    assert "Another test" in made.read_text()
+    made.write_text("cut off")
+    assert is_made_anew("Another title")
 
 
 def test_the_report_escapes_what_notebooks_say(run: Run) -> None:
@@ -134,7 +202,7 @@ def test_the_report_escapes_what_notebooks_say(run: Run) -> None:
     run.main("good")
     text = run.folder.report_html.read_text()
     assert "a &lt; b &amp; &lt;script&gt;" in text
-    assert "<script" not in text
+    assert text.count("<script") == 1  # the page's own, which sorts
 
 
 # ---- publishing ------------------------------------------------------------------------------------------------------

@@ -47,6 +47,7 @@ class Outcome:
     failure: Failure | None = None
     result: Path | None = None
     selected: bool = True
+    device: str | None = None  # where the result was computed
 
     @property
     def good(self) -> bool:

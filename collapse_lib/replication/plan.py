@@ -90,8 +90,10 @@ def look_up(task: Task, folder: Folder, *, force: bool = False) -> Planned:
     seconds = kept.get("seconds")
     if why := "forced" if force else _outdated(task, executed, kept.get("fingerprint", {})):
         return Planned(task, Outcome(task.notebook, State.STALE), why, seconds)
-    ledger = read_ledger(executed)
-    return Planned(task, Outcome(task.notebook, State.CACHED, seconds, ledger, result=path), "", seconds)
+    standing = Outcome(
+        task.notebook, State.CACHED, seconds, read_ledger(executed), result=path, device=kept.get("device")
+    )
+    return Planned(task, standing, "", seconds)
 
 
 def _outdated(task: Task, executed: Mapping[str, Any], stored: Fingerprint) -> str:

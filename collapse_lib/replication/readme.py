@@ -4,7 +4,8 @@
     python -m collapse_lib.replication.readme --check    # exit status 1 if they are not what the notebooks say
 
 Run in the project's top folder. What a notebook came out with is read from the ledger that it shows, and the numbers of
-methods from the tables that it shows, so the README can claim no more than the published notebooks do.
+methods from the tables that it shows, so the README can claim no more than the published notebooks do. What is said of
+the whole set is read from the record of a run (`run_all.py --record`).
 """
 
 import argparse
@@ -12,14 +13,19 @@ import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from textwrap import shorten
 
-from collapse_lib.ledger import ClaimError, LedgerRecord, read_ledger
+from collapse_lib.ledger import ClaimError, Entry, LedgerRecord, measured_words, read_ledger
 from collapse_lib.paper import load_paper
-from collapse_lib.replication import catalogue, notebook_file
+from collapse_lib.replication import catalogue, display, notebook_file, record
+from collapse_lib.replication.plan import METADATA
 from collapse_lib.results import ResultsError, read_results
 
 _COMMAND = "python -m collapse_lib.replication.readme"
-_HEADINGS = ("Figure, notebook", "Question", "Claims held", "Verdict", "Published run")
+_HEADINGS = ("Figure, notebook", "Question", "Document → ours (expected)", "Claims held", "Verdict", "Published run")
+_RECORD = Path("results/laptop.json")
+_SHOWN = 3  # numbers of a notebook
+_LONGEST = 60  # characters of what a document reports
 
 
 class ReadmeError(ValueError):
@@ -42,12 +48,43 @@ def coverage_table(root: Path) -> str:
 
 
 def _row(notebook: catalogue.Notebook, root: Path) -> tuple[str, ...]:
+    published = notebook_file.read(notebook.path)
     try:
-        ledger = read_ledger(notebook_file.read(notebook.path))
+        ledger = read_ledger(published)
     except ClaimError as error:
         raise ReadmeError(f"{notebook.path}: {error}") from error
     figure = _link(notebook.entry.replicates, notebook.path.relative_to(root).as_posix())
-    return figure, notebook.entry.title, *_outcome(ledger)
+    device = published["metadata"].get(METADATA, {}).get("device", "device unknown")
+    return figure, notebook.entry.title, *_outcome(ledger, device)
+
+
+def _numbers(ledger: LedgerRecord) -> str:
+    """Up to three of the values that the document reports, beside ours, in the order of paper.toml.
+
+    First come what the run judged, numbers rather than words, and headlines; the same value is not shown twice.
+    """
+    first: dict[str | None, Entry] = {}
+    for claim in filter(_is_comparable, ledger.claims):
+        first.setdefault(claim.reported, claim)
+    chosen = sorted(first.values(), key=_importance)[:_SHOWN]
+    return "<br>".join(map(_number, sorted(chosen, key=ledger.claims.index))) or "–"
+
+
+def _is_comparable(claim: Entry) -> bool:
+    return claim.reported not in (None, "unknown") and claim.measured is not None
+
+
+def _importance(claim: Entry) -> tuple[bool, bool, bool]:
+    is_number = re.search(r"\d", claim.reported or "") is not None
+    return claim.verdict == "not judged", not is_number, claim.kind != "headline"
+
+
+def _number(claim: Entry) -> str:
+    ours, _ = measured_words(claim)
+    # A truth says by itself what is expected, and a verdict as hoped for goes without saying.
+    remarks = [str(claim.expected)] * (claim.expected.is_ is None) + [claim.verdict] * (claim.verdict != "holds")
+    remark = f" ({', '.join(remarks)})" if remarks else ""
+    return f"{claim.id}: {shorten(claim.reported or '', _LONGEST, placeholder=' …')} → {ours}{remark}"
 
 
 def results_tables(root: Path) -> str:
@@ -69,7 +106,47 @@ def results_tables(root: Path) -> str:
     return "\n\n".join(parts) or "*No table of methods has been published.*"
 
 
-TABLES: dict[str, Callable[[Path], str]] = {"coverage": coverage_table, "results": results_tables}
+def whole_run(root: Path) -> str:
+    """What results/laptop.json says of the run of the whole set that it keeps; ReadmeError if it is out of date."""
+    path = root / _RECORD
+    if not path.exists():
+        return "*No whole run is recorded yet.*"
+    notebooks = catalogue.load(root / "notebooks")
+    try:
+        run = record.read(path)
+    except record.RecordError as error:
+        raise ReadmeError(str(error)) from error
+    if strangers := record.strangers(run, notebooks):
+        raise ReadmeError(f"{path}: names what there is no more: {', '.join(strangers)}; record a new run")
+    done = [each for each in run.notebooks if each.claims]
+    without = [notebook.key for notebook in notebooks if notebook.key not in {each.notebook for each in done}]
+    made = run.provenance
+    judged = {verdict: run.count(verdict) for verdict in ("holds", "FAILS", "differs", "not judged")}
+    failing = [f"{each.notebook} {claim.id}" for each in done for claim in each.claims if claim.verdict == "FAILS"]
+    return "\n".join(
+        [
+            "| the whole set, profile laptop | |",
+            "| --- | --- |",
+            f"| when | {run.written:%Y-%m-%d}, commit {made.commit or 'unknown'} |",
+            f"| where | {made.device}, {made.cores} cores; Python {made.python}, torch {made.torch} |",
+            f"| notebooks | {len(done)} of {len(notebooks)} have a result{_listed(without, '; not: ')} |",
+            f"| claims | {judged['holds']} held, {judged['FAILS']} failed{_listed(failing)}, "
+            f"{judged['differs']} differ as known, {judged['not judged']} not judged at this size |",
+            f"| time | {display.duration(run.sum_of_seconds)}, the sum of the notebooks' own times |",
+            f"| values | {_link(_RECORD.as_posix(), _RECORD.as_posix())} |",
+        ]
+    )
+
+
+def _listed(names: Sequence[str], head: str = ": ") -> str:
+    return f"{head}{', '.join(names)}" if names else ""
+
+
+TABLES: dict[str, Callable[[Path], str]] = {
+    "coverage": coverage_table,
+    "results": results_tables,
+    "whole-run": whole_run,
+}
 """What stands between the README's markers of each name (`markers`)."""
 
 
@@ -87,10 +164,10 @@ def renewed(readme: str, name: str, table: str) -> str:
     return f"{before}{begin}\n{table}\n{end}{after}"
 
 
-def _outcome(ledger: LedgerRecord | None) -> tuple[str, str, str]:
-    """Claims held, verdict and run of a notebook; what its run did not judge counts neither way."""
+def _outcome(ledger: LedgerRecord | None, device: str) -> tuple[str, str, str, str]:
+    """Numbers, claims held, verdict and run of a notebook; what its run did not judge counts neither way."""
     if ledger is None:
-        return "–", "not executed", "–"
+        return "–", "–", "not executed", "–"
     judged = [claim for claim in ledger.claims if claim.verdict != "not judged"]
     held = sum(claim.verdict == "holds" for claim in judged)
     # Worst first: the reader should not have to look for it.
@@ -100,9 +177,10 @@ def _outcome(ledger: LedgerRecord | None) -> tuple[str, str, str]:
         if any(claim.verdict == verdict for claim in judged)
     ]
     return (
+        _numbers(ledger),
         f"{held} of {len(judged)}",
         "; ".join(others) or ("holds" if held else "not judged"),
-        f"{ledger.profile}, {ledger.dataset}",
+        f"{ledger.profile}, {ledger.dataset}, {device}",
     )
 
 
