@@ -34,14 +34,17 @@ LABELS = {
 
 
 def row(method: str, beta: float) -> str:
+    """Name of a row."""
     return f"{method}, β={beta:g}"
 
 
 def lr_vae(alpha: float) -> str:
+    """Name of LR-VAE with the final weight `alpha`."""
     return f"LR-VAE α={alpha:g}"
 
 
 def il_lidvae(constant: float) -> str:
+    """Name of IL-LIDVAE with the constant `constant` of each map."""
     return f"IL-LIDVAE L={constant:g}"
 
 

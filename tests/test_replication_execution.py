@@ -411,3 +411,16 @@ def test_what_a_notebook_started_ends_with_it_wherever_it_went() -> None:
 )
 def test_devices_keep_to_those_that_the_user_left_visible(visible: dict[str, str], devices: list[str]) -> None:
     assert processes.visible_devices(2, visible) == devices
+
+
+@pytest.mark.parametrize(
+    ("gib", "places"),
+    [
+        ([], []),
+        ([8], ["0"]),  # a small GPU still takes one notebook
+        ([139], ["0"] * 8),
+        ([40, 80], ["0", "1", "0", "1", "1", "1", "1"]),
+    ],
+)
+def test_notebooks_share_a_gpu_as_far_as_its_memory_goes(gib: list[int], places: list[str]) -> None:
+    assert processes.places([str(number) for number in range(len(gib))], [size * 2**30 for size in gib]) == places

@@ -89,6 +89,7 @@ def badges(root: Path, repository: Repository) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
+    """The command; its exit status."""
     parser = argparse.ArgumentParser(
         prog="python -m collapse_lib.replication.badges", description="Writes the README's links to Binder and Colab."
     )

@@ -31,6 +31,7 @@ from collapse_lib.replication.terminal import console, say, show_comparison, sho
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
+    """run_all.py; its exit status (above)."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     given = options.parser().parse_args(arguments)
     try:

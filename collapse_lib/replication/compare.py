@@ -87,6 +87,7 @@ class Comparison:
 
 
 def compare(old: Record, new: Record) -> Comparison:
+    """What changed between two records, the most important first."""
     before, after = ({each.notebook: each for each in record.notebooks} for record in (old, new))
     changes: list[Change] = []
     compared = 0

@@ -25,6 +25,7 @@ def duration(seconds: float) -> str:
 
 
 def state(outcome: Outcome) -> Text:
+    """How a notebook ended, in red where something is wrong."""
     style = _STYLES.get(outcome.state, "bold red")
     return Text(outcome.state, style="bold red" if outcome.ledger and outcome.ledger.failed else style)
 

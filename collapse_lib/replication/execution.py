@@ -39,7 +39,7 @@ class Watcher(Protocol):
 
 
 class Execution:
-    """Runs planned notebooks, `jobs` at a time with `threads` threads each, those on a GPU one at a time a device.
+    """Runs planned notebooks, `jobs` at a time with `threads` threads each, those on a GPU one a place of `gpus`.
 
     `outcomes` grows meanwhile, and stays what it is when the run is cancelled.
     """

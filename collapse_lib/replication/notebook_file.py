@@ -52,18 +52,22 @@ def write_atomically(path: Path, content: str) -> None:
 
 
 def dumps(notebook: Mapping[str, Any]) -> str:
+    """The notebook as the text of its file; the same content gives the same text."""
     return json.dumps(notebook, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
 
 
 def text(value: str | list[str]) -> str:
+    """A source or an output, which nbformat keeps as one string or as lines."""
     return "".join(value)
 
 
 def tags(cell: Cell) -> list[str]:
+    """The tags of a cell, none for most."""
     return list(cell["metadata"].get("tags", []))
 
 
 def tagged(notebook: Mapping[str, Any], tag: str) -> list[Cell]:
+    """The cells that carry `tag`."""
     return [cell for cell in notebook["cells"] if tag in tags(cell)]
 
 
@@ -83,6 +87,7 @@ def content(notebook: Mapping[str, Any]) -> list[tuple[str, list[str], str]]:
 
 
 def outputs(notebook: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    """Every output of every cell, in order."""
     for cell in notebook["cells"]:
         yield from cell.get("outputs", [])
 

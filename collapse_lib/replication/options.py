@@ -12,6 +12,7 @@ class UsageError(ValueError):
 
 
 def parser() -> argparse.ArgumentParser:
+    """All options; `check` says which go together."""
     parser = argparse.ArgumentParser(
         prog="run_all.py",
         description="Execute the replication notebooks, hold their claims against the expected ranges, report.",

@@ -14,6 +14,8 @@ from collapse_lib.replication.parameters import Value
 
 
 class State(StrEnum):
+    """How the run of a notebook ended, or what stands of an earlier one; its value is what a reader sees."""
+
     RAN = "ran"
     CACHED = "cached"
     FAILED = "failed"

@@ -16,6 +16,8 @@ class ParameterError(ValueError):
 
 
 class Parsed(NamedTuple):
+    """Constants by name, and one line for each thing that is wrong."""
+
     values: dict[str, Value]
     problems: list[str]
 

@@ -57,6 +57,7 @@ def _prepare(notebook: Notebook, profile: Profile, out: Path) -> Path:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
+    """The command; its exit status."""
     parser = argparse.ArgumentParser(
         prog="python -m collapse_lib.replication.prepare", description="Prepare the published notebooks for nbval."
     )

@@ -4,7 +4,7 @@ import contextlib
 import ctypes
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import psutil  # type: ignore[import-untyped]
 
@@ -14,6 +14,9 @@ MARK = "COLLAPSE_RUN"
 Jupyter puts a kernel into a session of its own, and the kernel of a worker that was killed has lost its parent: neither
 the process group nor the family tree finds it. What a process inherited at its start does.
 """
+
+GPU_SHARE = 16 * 2**30
+"""Bytes of GPU memory for one notebook (a guess, not measured): stacked sweeps of small nets take a few GiB."""
 
 _THREADS = ("OMP", "MKL", "OPENBLAS", "NUMEXPR", "VECLIB_MAXIMUM")
 
@@ -53,7 +56,7 @@ def thread_limits(threads: int) -> dict[str, str]:
 
 
 def gpus() -> list[str]:
-    """The CUDA devices that torch can use, as values of CUDA_VISIBLE_DEVICES.
+    """Places on the CUDA devices that torch can use, as values of CUDA_VISIBLE_DEVICES: one a notebook (`places`).
 
     torch takes seconds to import, so it is only asked where there is a driver to talk to.
     """
@@ -64,10 +67,19 @@ def gpus() -> list[str]:
     import torch
 
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    return visible_devices(count, os.environ)
+    memory = [torch.cuda.get_device_properties(number).total_memory for number in range(count)]
+    return places(visible_devices(count, os.environ), memory)
 
 
 def visible_devices(count: int, environment: Mapping[str, str]) -> list[str]:
     """Names of `count` devices: those that CUDA_VISIBLE_DEVICES already narrows the choice to, else their numbers."""
     named = [name.strip() for name in environment.get("CUDA_VISIBLE_DEVICES", "").split(",") if name.strip()]
     return named[:count] if named else [str(number) for number in range(count)]
+
+
+def places(devices: Sequence[str], memory: Sequence[int]) -> list[str]:
+    """Each device as often as `GPU_SHARE` goes into its bytes of memory, once at least; by turns, so that all fill."""
+    room = [max(1, size // GPU_SHARE) for size in memory]
+    return [
+        name for turn in range(max(room, default=0)) for name, most in zip(devices, room, strict=True) if turn < most
+    ]

@@ -151,6 +151,7 @@ TABLES: dict[str, Callable[[Path], str]] = {
 
 
 def markers(name: str) -> tuple[str, str]:
+    """The lines around the table of that name."""
     return f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
 
 
@@ -193,6 +194,7 @@ def _cell(text: str) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
+    """The command; its exit status."""
     parser = argparse.ArgumentParser(prog=_COMMAND, description="Renews the README's tables of results.")
     parser.add_argument("--check", action="store_true", help="only say whether they are fresh")
     check = parser.parse_args(arguments).check

@@ -36,6 +36,8 @@ class _Part(BaseModel):
 
 
 class Claim(_Part):
+    """A claim with its verdict; `measured` is None where nothing was recorded for it."""
+
     id: str
     verdict: Verdict
     measured: Measured | None = None

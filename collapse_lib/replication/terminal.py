@@ -16,16 +16,19 @@ from collapse_lib.replication.report import Report
 
 
 def console(*, stderr: bool = False) -> Console:
+    """Where to print: colours on a terminal, plain and wide lines in a log."""
     # In a log a table may be as wide as it needs; brackets are lists, not styles.
     terminal = (sys.stderr if stderr else sys.stdout).isatty()
     return Console(stderr=stderr, width=None if terminal else 160, markup=False, highlight=False)
 
 
 def say(out: Console, line: str) -> None:
+    """One line, wrapped by the terminal alone."""
     out.print(line, soft_wrap=True)
 
 
 def show_list(out: Console, notebooks: Sequence[Notebook]) -> None:
+    """What there is."""
     table = Table("notebook", "title", "replicates", box=None, pad_edge=False)
     table.columns[0].overflow = "fold"
     for notebook in notebooks:
@@ -34,6 +37,7 @@ def show_list(out: Console, notebooks: Sequence[Notebook]) -> None:
 
 
 def show_plan(out: Console, planned: Sequence[Planned]) -> None:
+    """What a run would do, and why."""
     table = Table("notebook", "would be", "because", "device", "time", "parameters", box=None, pad_edge=False)
     table.columns[0].overflow = "fold"
     for each in planned:
@@ -44,6 +48,7 @@ def show_plan(out: Console, planned: Sequence[Planned]) -> None:
 
 
 def show_report(out: Console, report: Report) -> None:
+    """How each notebook ended, then every failure and every claim that fails."""
     out.print(report.table())
     for outcome in report.outcomes:
         key, failure = outcome.notebook.key, outcome.failure
@@ -66,6 +71,7 @@ def _measured(claim: Entry) -> str:
 
 
 def show_comparison(out: Console, old: Record, new: Record, comparison: Comparison) -> None:
+    """Both runs, then what changed between them."""
     for name, record in (("old", old), ("new", new)):
         made = record.provenance
         say(

@@ -121,6 +121,7 @@ def _end_with_parent() -> None:
 
 
 def main() -> int:
+    """A job from standard input; exit status 1 if the notebook did not finish."""
     # Events keep the pipe to themselves: whatever a library or the kernel prints goes to the log.
     events = Events(os.fdopen(os.dup(1), "w", encoding="utf-8"))
     os.dup2(2, 1)
