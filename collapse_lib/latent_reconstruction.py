@@ -44,7 +44,9 @@ class LatentReconstructionTerms(NamedTuple):
 
 @dataclass(frozen=True)
 class LatentReconstruction:
-    """The loss above for a model with `encode` and `decode`. Reads alpha (default 0: a beta-VAE) and beta (default 1).
+    """The loss above for a model with `encode` and `decode`. Reads alpha and beta (default 1).
+
+    Without alpha it is a beta-VAE: nothing is decoded from z~, and latent_error is 0, not measured.
 
     source: where z~ comes from: "prior" N(0, I), the paper's; "posterior" z ~ q(z|x); "mean" E_mu(x). The last two are
         modes of the authors' code.
@@ -89,8 +91,10 @@ class LatentReconstruction:
         posterior = model.encode(x)
         data_error = (x - model.decode(reparameterise(posterior, noise["posterior"]))).square().sum(-1).mean()
         kl = gaussian_kl(posterior).mean()
-        with untracked(model) if self.latent_statistics == "none" else nullcontext():
-            latent_error = self._latent_error(model, posterior, noise["latent"])
+        latent_error = zero
+        if "alpha" in hyper:
+            with untracked(model) if self.latent_statistics == "none" else nullcontext():
+                latent_error = self._latent_error(model, posterior, noise["latent"])
         reconstruction = self._reconstruction(data_error, x.shape[-1])
         if self.balanced:
             reconstruction = (1 - alpha) * reconstruction

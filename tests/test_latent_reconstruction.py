@@ -80,14 +80,14 @@ def test_without_alpha_it_is_a_vae_of_variance_one_half() -> None:
 def test_each_option_trains_what_it_says(source: str, detach: str, encoder: bool, decoder: bool) -> None:
     model, x, noise = setting()
     objective = LatentReconstruction(source=source, detach=detach)  # type: ignore[arg-type]
-    latent = objective(model, (x,), noise, numbers()).latent_error
+    latent = objective(model, (x,), noise, numbers(alpha=1.0)).latent_error
     gradients = torch.autograd.grad(latent, list(model.parameters()), allow_unused=True)
     moved = {"encoder": False, "decoder": False}
     for (name, _), gradient in zip(model.named_parameters(), gradients, strict=True):
         if gradient is not None and gradient.abs().max() > 0:
             moved[name.split(".")[0]] = True
     assert moved == {"encoder": encoder, "decoder": decoder}
-    plain = LatentReconstruction(source=source)(model, (x,), noise, numbers()).latent_error  # type: ignore[arg-type]
+    plain = LatentReconstruction(source=source)(model, (x,), noise, numbers(alpha=1.0)).latent_error  # type: ignore[arg-type]
     assert float(latent.detach()) == pytest.approx(float(plain.detach())), "detaching changes no value"
 
 
@@ -116,6 +116,17 @@ def test_it_closes_the_cycle() -> None:
         for parameter in trivial.encoder.parameters():
             parameter.zero_()
     assert cycle_errors(trivial, x, n_samples=20_000).prior == pytest.approx(2, rel=0.03)
+
+
+def test_without_alpha_nothing_is_decoded_from_the_prior() -> None:
+    model, x, noise = setting()
+    passes = []
+    model.encoder.register_forward_hook(lambda *_: passes.append(1))
+    without = LatentReconstruction()(model, (x,), noise, numbers(beta=0.3))
+    assert (len(passes), float(without.latent_error)) == (1, 0.0)
+    with_none = LatentReconstruction()(model, (x,), noise, numbers(alpha=0.0, beta=0.3))
+    assert float(with_none.latent_error.detach()) > 0
+    torch.testing.assert_close(without.loss, with_none.loss)
 
 
 def test_softplus_keeps_every_variance_above_one() -> None:
