@@ -52,6 +52,21 @@ def test_alpha_of_a_row_grows_to_its_value() -> None:
     assert numbers["beta"] == 1.0
 
 
+def test_lidvae_as_released_changes_one_thing_at_a_time() -> None:
+    convex, unit = (
+        partial(brenier_vae, B, encoder_hidden=[4], decoder_hidden=[4], likelihood="gaussian", sigma2=0.5)
+        for B in (torch.ones(6, 1), torch.eye(6, 1))
+    )
+    log, softplus, vectors = lr_table.lidvae_as_released(convex, unit, betas=BETAS)
+    assert set(log.methods) == {"LIDVAE, log of the mean, β=0.1", "LIDVAE, log of the mean, β=1"}
+    x = torch.rand(8, 6)
+    with torch.no_grad():
+        assert (softplus.build().encode(x).log_var > 0).all()
+        assert not (log.build().encode(x).log_var > 0).all()
+    assert [tuple(f.build().decoder.B[:, 0].tolist()) for f in (softplus, vectors)] == [(1.0,) * 6, (1.0, *(0.0,) * 5)]
+    assert log.objective.reconstruction == "log"
+
+
 def test_worth_of_a_perfect_and_of_a_useless_encoder() -> None:
     """With D = E^-1 both cycles are closed; an encoder that says 0 is off by k on the prior and by ||x - D(0)||^2."""
     model = mlp_vae(3, (), 3).double()
