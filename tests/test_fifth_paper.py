@@ -76,7 +76,7 @@ def test_the_example_of_the_guide_runs_is_published_and_is_fit_to_be_read(tmp_pa
         assert subprocess.run(ruff, check=False).returncode == 0
 
     monkeypatch.chdir(tmp_path)
-    marks = "\n".join(line for table in ("coverage", "results") for line in readme.markers(table))
+    marks = "\n".join(line for table in readme.TABLES for line in readme.markers(table))
     Path("README.md").write_text(marks + "\n")
     assert readme.main([]) == 0
     assert "(notebooks/two_directions/one_latent_collapses.ipynb) | Which of two" in Path("README.md").read_text()
