@@ -58,7 +58,10 @@ def families(
     Those are LR-VAE with `other_alphas`, with the constant weight `alpha` and with running statistics of data alone,
     and LIDVAE and IL-LIDVAE from `convex`. All minimise one loss, the Gaussian ELBO of variance 1/2 with weight beta;
     the models without alpha have no second pass, which would put decoded prior samples into their running statistics.
+    Raises ValueError for a `beta` that `betas` has not, and for `alpha` among the others.
     """
+    if beta not in betas or alpha in other_alphas:
+        raise ValueError(f"beta={beta} must be one of {betas}, and other_alphas={other_alphas} must leave out {alpha}")
     ramps: dict[str, Mapping[str, Number]] = {
         row(lr_vae(alpha), b): {"alpha": Ramp(0.0, alpha), "beta": b} for b in betas
     }
@@ -76,10 +79,17 @@ def families(
     ]
 
 
-def both_modes(model: Any, x: Tensor, *, n_samples: int) -> dict[str, float]:
-    """`worth` of a model on `x` (N, n), by its running statistics and, "batch_...", by those of each batch it sees."""
-    by_running = worth(model.eval(), x, n_samples=n_samples)
-    return by_running | {f"batch_{name}": v for name, v in worth(by_batch(model), x, n_samples=n_samples).items()}
+def both_modes(model: Any, x: Tensor, *, n_samples: int, chunk: int = 1000) -> dict[str, float]:
+    """`worth` of a model on `x` (N, n), by its running statistics and, "batch_...", by those of each `chunk` it sees.
+
+    Raises ValueError if a chunk would be a single datum or draw, which has no statistics.
+    """
+    for name, n in (("data", len(x)), ("prior draws", n_samples)):
+        if n % chunk == 1:
+            raise ValueError(f"{n} {name} leave a chunk of one, which has no batch statistics: take one more or fewer")
+    by_running = worth(model.eval(), x, n_samples=n_samples, chunk=chunk)
+    by_its_batch = worth(by_batch(model), x, n_samples=n_samples, chunk=chunk)
+    return by_running | {f"batch_{name}": value for name, value in by_its_batch.items()}
 
 
 def modes_compared(tables: dict[str, pd.DataFrame], columns: Sequence[str]) -> pd.DataFrame:

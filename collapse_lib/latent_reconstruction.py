@@ -4,12 +4,11 @@
     L_DR = ||x - D(z)||^2, z ~ q(z|x)      L_KL = KL( q(z|x) || N(0, I) )
     L_LR = || E_mu( D(z~) ) - z~ ||^2, z~ ~ N(0, I)
 
-Sums over pixels and latents, means over the batch. E_mu is the encoder's mean. L_DR has no 1/2: with it the loss at
-beta is that of a Gaussian likelihood of variance 1/2, so that a linear VAE's channel is active iff the variance of the
-data along it exceeds beta / 2 (derived). alpha is a schedule of the member: in the paper it grows linearly from 0.
+Sums over pixels and latents, means over the batch. E_mu is the encoder's mean. L_DR has no 1/2: without it the loss
+at beta is that of a Gaussian likelihood of variance 1/2, so that a linear VAE's channel is active iff the variance of
+the data along it exceeds beta / 2 (derived). alpha is a schedule of the member: in the paper it grows linearly from 0.
 """
 
-import math
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -23,7 +22,7 @@ from collapse_lib.convex import BrenierDecoder
 from collapse_lib.models.gaussian import GaussianVAE
 from collapse_lib.nets import mlp
 from collapse_lib.objectives import Hyper, NoiseSpec, Posterior, gaussian_kl, reparameterise
-from collapse_lib.residual import normalised_mlp, residual_decoder, residual_encoder, untracked
+from collapse_lib.residual import residual_decoder, residual_encoder, untracked
 from collapse_lib.theory.bi_lipschitz import participation_ratio
 from collapse_lib.theory.inverse_lipschitz import linearise
 
@@ -166,18 +165,10 @@ def mlp_vae(
     return GaussianVAE(encoder, decoder, k, likelihood="gaussian", sigma2=0.5)
 
 
-def conv_vae(
-    shape: tuple[int, int, int], channels: tuple[int, ...], k: int, *, decoder: Literal["conv", "mlp"] = "conv"
-) -> GaussianVAE:
-    """The authors' nets with batch norm on flat images of `shape` (C, H, W), likelihood N(D(z), I / 2).
-
-    `residual_encoder`; "conv": `residual_decoder`; "mlp": k - n/2 - n/2 - n - n, n = C H W.
-    """
-    n = math.prod(shape)
-    if decoder not in ("conv", "mlp"):
-        raise ValueError(f'decoder is "conv" or "mlp", got {decoder!r}')
-    net = residual_decoder(shape, channels, k) if decoder == "conv" else normalised_mlp([k, n // 2, n // 2, n, n])
-    return GaussianVAE(residual_encoder(shape, channels, 2 * k), net, k, likelihood="gaussian", sigma2=0.5)
+def conv_vae(shape: tuple[int, int, int], channels: tuple[int, ...], k: int) -> GaussianVAE:
+    """The authors' convolutional nets with batch norm on flat images of `shape` (C, H, W): likelihood N(D(z), I / 2)."""
+    encoder, decoder = residual_encoder(shape, channels, 2 * k), residual_decoder(shape, channels, k)
+    return GaussianVAE(encoder, decoder, k, likelihood="gaussian", sigma2=0.5)
 
 
 def conv_brenier_vae(
@@ -206,19 +197,23 @@ class CycleErrors(NamedTuple):
 
 
 @torch.no_grad()
-def cycle_errors(model: Any, x: Tensor, *, n_samples: int = 1000, seed: int = 0) -> CycleErrors:
+def cycle_errors(model: Any, x: Tensor, *, n_samples: int = 1000, seed: int = 0, chunk: int = 1000) -> CycleErrors:
     """Both ways round: latent to latent on `n_samples` prior draws and on one posterior sample of each datum, and data
-    to data at the posterior mean. A trivial E_mu = 0 has a prior error of k."""
+    to data at the posterior mean. A trivial E_mu = 0 has a prior error of k. `chunk` latents or data at a time.
+    """
     generator = torch.Generator().manual_seed(seed)
-    posterior = model.encode(x)
-    shapes = (n_samples, model.n_latents), posterior.mean.shape
+    shapes = (n_samples, model.n_latents), (len(x), model.n_latents)
     prior, eps = (torch.randn(shape, generator=generator, dtype=x.dtype).to(x.device) for shape in shapes)
 
     def error(z: Tensor) -> float:
-        return float((model.encode(model.decode(z)).mean - z).square().sum(-1).double().mean())
+        return float((model.encode(model.decode(z)).mean - z).square().sum().double())
 
-    data = (x - model.decode(posterior.mean)).square().sum(-1).double().mean()
-    return CycleErrors(error(prior), error(reparameterise(posterior, eps)), float(data))
+    cycle = data = 0.0
+    for rows, noise in zip(x.split(chunk), eps.split(chunk), strict=True):
+        posterior = model.encode(rows)
+        cycle += error(reparameterise(posterior, noise))
+        data += float((rows - model.decode(posterior.mean)).square().sum().double())
+    return CycleErrors(sum(map(error, prior.split(chunk))) / n_samples, cycle / len(x), data / len(x))
 
 
 class NoiseResponse(NamedTuple):

@@ -1,6 +1,6 @@
 """Residual convolutional encoders and decoders with batch norm, and what of a batch such a net remembers.
 
-`residual_encoder`, `residual_decoder` and `normalised_mlp` are the nets in the code of Song et al. 2025. In training
+`residual_encoder` and `residual_decoder` are the nets in the code of Song et al. 2025. In training
 mode batch norm uses the batch's own mean and variance and moves its running statistics towards them; in evaluation mode
 it uses those. Where a training step passes two kinds of batch, the running statistics are a mixture of both:
 `untracked` keeps one kind out of them, `by_batch` evaluates without them.
@@ -77,17 +77,6 @@ def residual_decoder(shape: tuple[int, int, int], channels: Sequence[int], k: in
         layers.append(nn.ConvTranspose2d(n_in, n_out, 3, stride=2, padding=1, output_padding=extra))
         layers += [nn.BatchNorm2d(n_out), nn.LeakyReLU(SLOPE)]
     return nn.Sequential(*layers, nn.ConvTranspose2d(channels[0], shape[0], 3, padding=1), nn.Flatten())
-
-
-def normalised_mlp(widths: Sequence[int]) -> nn.Sequential:
-    """Affine layers widths[0] -> ... -> widths[-1] with BN-LeakyReLU after each but the last.
-
-    With (32, 392, 392, 784, 784) it is the authors' MLP decoder of 28x28 images, 1,093,680 weights.
-    """
-    layers: list[nn.Module] = []
-    for n_in, n_out in pairwise(widths):
-        layers += [nn.Linear(n_in, n_out), nn.BatchNorm1d(n_out), nn.LeakyReLU(SLOPE)]
-    return nn.Sequential(*layers[:-2])
 
 
 @contextmanager

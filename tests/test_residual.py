@@ -13,7 +13,6 @@ from collapse_lib.objectives import SampledElbo
 from collapse_lib.residual import (
     ResidualBlock,
     by_batch,
-    normalised_mlp,
     residual_decoder,
     residual_encoder,
     untracked,
@@ -39,10 +38,8 @@ def test_the_authors_nets_have_the_weights_that_their_description_gives() -> Non
         by_hand += 18 * n_out**2 + 2 * n_out + 4 * n_out
     by_hand += 128 * 16 * 64 + 64 + 128 + 64 * 64 + 64
     assert weights(residual_encoder(shape, channels, 64)) == by_hand == 822_112
-    assert weights(normalised_mlp((32, 392, 392, 784, 784))) == 1_093_680
     assert weights(residual_decoder(shape, channels, 32)) == 469_409
-    vae, narrow = conv_vae(shape, channels, 32, decoder="mlp"), conv_vae(shape, channels, 32)
-    assert (weights(vae), weights(narrow)) == (822_112 + 1_093_680, 822_112 + 469_409)
+    assert weights(conv_vae(shape, channels, 32)) == 822_112 + 469_409
     large = weights(residual_encoder((3, 64, 64), (32, 64, 128, 256), 128))
     assert large == pytest.approx(3.33e6, rel=2e-3)
     assert weights(residual_decoder((3, 64, 64), (32, 64, 128, 256), 64)) == pytest.approx(1.85e6, rel=3e-3)
@@ -90,8 +87,6 @@ def test_a_block_is_its_formula() -> None:
 def test_what_cannot_be_built() -> None:
     with pytest.raises(ValueError, match="channels name one stride"):
         residual_encoder((1, 8, 8), (), 4)
-    with pytest.raises(ValueError, match='"conv" or "mlp"'):
-        conv_vae((1, 8, 8), (2,), 2, decoder="deep")  # type: ignore[arg-type]
 
 
 def test_a_brenier_decoder_behind_the_same_encoder() -> None:
