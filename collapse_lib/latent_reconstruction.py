@@ -166,7 +166,7 @@ def mlp_vae(
 
 
 def conv_vae(shape: tuple[int, int, int], channels: tuple[int, ...], k: int) -> GaussianVAE:
-    """The authors' convolutional nets with batch norm on flat images of `shape` (C, H, W): likelihood N(D(z), I / 2)."""
+    """The authors' convolutional nets with batch norm, flat images of `shape` (C, H, W), likelihood N(D(z), I / 2)."""
     encoder, decoder = residual_encoder(shape, channels, 2 * k), residual_decoder(shape, channels, k)
     return GaussianVAE(encoder, decoder, k, likelihood="gaussian", sigma2=0.5)
 
