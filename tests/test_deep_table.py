@@ -36,6 +36,42 @@ def test_each_row_trains_and_counts_its_passes() -> None:
     }
 
 
+def numbers(**changes: object) -> dict:
+    chosen = {"betas": [0.1, 1.0], "alpha": 1.0, "other_alphas": [0.4], "beta": 0.1, "constant": 1.5} | changes
+    some = families(torch.nn.Identity, torch.nn.Identity, **chosen)  # type: ignore[arg-type]
+    return {name: values for family in some for name, values in family.methods.items()}
+
+
+def test_every_row_trains_with_what_its_name_says() -> None:
+    rows = numbers()
+    for name, values in rows.items():
+        assert values["beta"] == float(name.rpartition("β=")[2])
+
+    def alpha(name: str) -> list[float]:
+        given = rows[name]["alpha"]
+        return [given(progress) if callable(given) else given for progress in (0.0, 0.5, 1.0)]
+
+    assert alpha("LR-VAE α=1, β=0.1") == alpha("LR-VAE α=1, data's statistics, β=0.1") == [0.0, 0.5, 1.0]
+    assert alpha("LR-VAE α=0.4, β=0.1") == pytest.approx([0.0, 0.2, 0.4])
+    assert alpha("LR-VAE α=1 constant, β=0.1") == [1.0, 1.0, 1.0]
+    assert [rows[f"{method}, β=0.1"]["decoder.L"] for method in ("LIDVAE", "IL-LIDVAE L=1.5")] == [0.0, 1.5]
+    for wrong in ({"beta": 0.2}, {"other_alphas": [1.0]}):
+        with pytest.raises(ValueError, match="must be one of"):
+            numbers(**wrong)
+
+
+def test_a_batch_of_one_has_no_statistics() -> None:
+    model = conv_vae((1, 8, 8), (2,), 3)
+    with pytest.raises(ValueError, match="21 data leave a chunk of one"):
+        both_modes(model, torch.rand(21, 64), n_samples=10, chunk=10)
+
+
+def test_omniglot_is_dark_on_white(monkeypatch: pytest.MonkeyPatch) -> None:
+    light = choose("digits", "test", 20)[1]
+    monkeypatch.setattr("collapse_lib.deep_table.DARK_ON_WHITE", ("digits",))
+    torch.testing.assert_close(choose("digits", "test", 20)[1], 1 - light)
+
+
 def test_both_modes_are_told_apart() -> None:
     torch.manual_seed(0)
     model, x = conv_vae((1, 8, 8), (2,), 3), torch.rand(20, 64)

@@ -43,6 +43,22 @@ def test_there_is_a_row_for_every_method_beta_and_seed() -> None:
     assert found[1, 0] == table.loc[("LIDVAE, β=0.1", 1), "kl"]
 
 
+def test_every_row_trains_with_what_its_name_says() -> None:
+    build = torch.nn.Identity
+    families = lr_table.families(build, build, betas=BETAS, alphas=[0.4, 1.0], constant=1.5)
+    rows = {name: numbers for family in families for name, numbers in family.methods.items()}
+    released = lr_table.lidvae_as_released(build, build, betas=BETAS)
+    rows |= {name: numbers for family in released for name, numbers in family.methods.items()}
+    assert {name: numbers["beta"] for name, numbers in rows.items()} == {
+        name: float(name.rpartition("β=")[2]) for name in rows
+    }
+    constants = {name.partition(", β")[0]: numbers["decoder.L"] for name, numbers in rows.items() if "LID" in name}
+    assert constants.pop("IL-LIDVAE L=1.5") == 1.5
+    assert len(constants) == 4
+    assert set(constants.values()) == {0.0}
+    assert not any("alpha" in numbers for name, numbers in rows.items() if not name.startswith("LR-VAE"))
+
+
 def test_alpha_of_a_row_grows_to_its_value() -> None:
     families = lr_table.families(torch.nn.Identity, torch.nn.Identity, betas=BETAS, alphas=[0.4], constant=1.0)
     numbers = next(f.methods["LR-VAE α=0.4, β=1"] for f in families if "LR-VAE α=0.4, β=1" in f.methods)
@@ -87,6 +103,13 @@ def test_worth_of_a_perfect_and_of_a_useless_encoder() -> None:
     assert useless["data_error"] == pytest.approx(float(x.square().sum(1).mean()))
     assert useless["au_share"] == 0
     assert useless["kl"] == pytest.approx(0)
+    assert useless["carrying_share"] == 0
+    with torch.no_grad():  # N(0, v) with log v = -4 in one latent of three: 1/2 (e^-4 + 4 - 1) = 1.51 nats
+        model.encoder[0].bias[3] = -4.0
+    assert lr_table.worth(model, x)["carrying_share"] == pytest.approx(1 / 3)
+    chunked, whole = (lr_table.worth(model, x, n_samples=50, chunk=chunk) for chunk in (7, 1000))
+    for name in ("data_error", "prior_cycle", "posterior_cycle", "kl", "carrying_share"):
+        assert chunked[name] == pytest.approx(whole[name]), name
 
 
 def test_the_figures_show_the_table() -> None:
