@@ -1,4 +1,5 @@
-# `make run` and `make test` do their whole set-up on a fresh machine: virtual environment, install, go.
+# `make run` and `make test` do their whole set-up on a fresh machine: virtual environment, install, go;
+# `make install` stops before the run.
 #
 #   VENV=folder       where the virtual environment lives (default .venv; no spaces, the project's own path may have some)
 #   PYTHON=program    the Python to create it with (default: the newest that fits)
@@ -20,17 +21,20 @@ RUN := $(VENV)/.installed
 DEV := $(VENV)/.installed-dev
 BENCH := $(VENV)/.installed-bench
 
-.PHONY: help run test unit notebooks lab lint format bench clean
+.PHONY: help install run test unit notebooks lab lint format bench clean
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 
 help:
+	@echo 'make install create $(VENV) with what the notebooks need, and nothing else'
 	@echo 'make run     execute every notebook at its smallest size (embedded data, no network once installed)'
 	@echo 'make test    unit tests, then the published notebooks again: their verdicts must come out the same'
 	@echo 'make lab     open the notebooks in JupyterLab'
 	@echo 'make lint    ruff and mypy, notebooks included;  make format  lets ruff mend what it can'
 	@echo 'make bench   the speed table'
 	@echo 'make clean   remove caches and builds; $(VENV) and executed/ stay'
+
+install: $(RUN)
 
 run: $(RUN)
 	$(PY) run_all.py --profile smoke

@@ -167,6 +167,13 @@ def test_make_test_runs_the_unit_tests_and_the_published_notebooks():
     assert "--nbval-lax" in makefile
 
 
+def test_make_install_only_installs():
+    makefile = (ROOT / "Makefile").read_text()
+    assert re.search(r"^install: \$\(RUN\)\n\n", makefile, flags=re.MULTILINE)
+    assert re.search(r"^\.PHONY:.* install ", makefile, flags=re.MULTILINE)
+    assert "@echo 'make install " in makefile
+
+
 def test_every_document_is_cited_and_in_the_readmes_first_table():
     citation, readme = read_yaml("CITATION.cff"), (ROOT / "README.md").read_text()
     assert citation["version"] == PROJECT["version"]
