@@ -43,6 +43,11 @@ def task_of(papers: Papers, settings: Settings = SMOKE) -> Task:
     return plan.task(notebook, settings)
 
 
+def task_of_key(papers: Papers, key: str) -> Task:
+    (notebook,) = catalogue.select(catalogue.load(papers.root), [key])
+    return plan.task(notebook, SMOKE)
+
+
 def executed(task: Task) -> nbformat.NotebookNode:
     """The notebook of `task` as a run leaves it: a figure, a ledger, a verdict."""
     notebook = nbformat.read(task.notebook.path, as_version=4)
@@ -164,6 +169,8 @@ def test_other_versions_device_and_data(papers: Papers, folder: Folder, monkeypa
     assert look_up(papers, folder, Settings("smoke", has_gpu=True)).why == "changed: device"
     assert look_up(papers, folder, Settings("smoke", device="cpu")).why == ""
     assert look_up(papers, folder, Settings("smoke", dataset="mnist")).why == "changed: parameters"
+    assert look_up(papers, folder, Settings("smoke", values={"n_images": 11})).why == "changed: parameters"
+    assert look_up(papers, folder, Settings("smoke", values={"n_images": 10, "other": 1})).why == ""
     with monkeypatch.context() as patched:
         patched.setattr(fingerprint, "data", lambda name: None)
         assert look_up(papers, folder).why == "changed: data"
@@ -203,6 +210,14 @@ def test_only_what_differs_from_the_constants_is_injected(papers: Papers) -> Non
     assert chosen.injected == smoke | {"dataset": "olivetti", "device": "cuda"}
     assert chosen.device == "cuda"
     assert task_of(papers, Settings("paper", has_gpu=True)).device == "cuda"
+
+
+def test_a_value_that_is_set_wins_over_the_profile(papers: Papers) -> None:
+    values = {"n_images": 20, "lr": 2, "betas": [3], "unknown": 1}
+    injected = task_of(papers, Settings("smoke", values=values)).injected
+    assert injected == {"profile": "smoke", "dataset": "digits", "n_images": 20, "lr": 2.0, "betas": [3.0]}
+    assert isinstance(injected["lr"], float)
+    assert "n_images" not in task_of(papers, Settings("smoke", values={"n_images": 1000})).injected  # as the cell says
 
 
 def test_a_notebook_that_asks_for_the_cpu_gets_it(papers: Papers) -> None:
@@ -293,6 +308,17 @@ def main(papers: Papers, tmp_path: Path, *more: str) -> int:
         (["--data", "cifar"], "no data set 'cifar'; there are digits, mnist, fashion_mnist, omniglot, olivetti"),
         (["nothing_like_it"], "no notebook matches 'nothing_like_it'; there are\n  one/only"),
         (["--publish"], "publish with --profile paper (or laptop)"),
+        (["--set", "n_images"], "'n_images' is not of the form NAME=VALUE"),
+        (["--set", "n images=1"], "is not of the form NAME=VALUE"),
+        (["--set", "n_images=ten"], "'ten' is no number, string or list of these; a string needs quotes"),
+        (["--set", "n_images=(1, 2)"], "is no number, string or list of these"),
+        (["--set", "profile='paper'"], "profile has an option of its own; say --profile"),
+        (["--set", "dataset='mnist'"], "say --data"),
+        (["--set", "device='cpu'"], "say --device"),
+        (["--set", "n_image=1"], "--set n_image: no selected notebook has this parameter; did you mean n_images?"),
+        (["--set", "zzz=1"], "no selected notebook has this parameter; its cell of parameters names those it has"),
+        (["--set", "n_images=1.5"], "n_images=1.5: is a float, the notebook has an int (one/only: n_images = 1000)"),
+        (["--set", "n_images=None"], "n_images=None: is None, the notebook has an int"),
         (["--publish", "--profile", "paper", "--data", "digits"], "leave out --data, or --publish"),
     ],
 )
@@ -316,7 +342,38 @@ def test_cuda_without_a_gpu(
     monkeypatch.setattr("collapse_lib.replication.processes.gpus", list)
     assert main(papers, tmp_path, "--device", "cuda") == 2
     assert "no CUDA device" in capsys.readouterr().err
+    assert main(papers, tmp_path, "--device", "cuda", "--dry-run") == 0
+    told = capsys.readouterr()
+    assert "no CUDA device here" in told.err
+    (only,) = told.out.splitlines()[1:]
+    assert only.split()[:6] == ["one/only", "run", "no", "result", "yet", "cuda"]
+    assert "device='cuda'" in only
     assert not (tmp_path / "out").exists()
+
+
+def test_values_are_set_where_they_are_a_parameter_of_what_is_selected(
+    papers: Papers, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    papers.add("two/without", parameters="profile = 'paper'\ndataset = 'mnist'\ndevice = 'auto'", smoke="")
+    papers.add("two/text", parameters="profile = 'paper'\ndataset = 'mnist'\ndevice = 'auto'\nlr = 'high'", smoke="")
+    values = ["--set", "lr=2", "--set", "betas = [1, 2]"]
+    assert main(papers, tmp_path, "only", "without", "--dry-run", *values) == 0
+    only, without = capsys.readouterr().out.splitlines()[1:]
+    assert only.endswith("lr=2.0, betas=[1.0, 2.0]")
+    assert "lr" not in without
+    assert main(papers, tmp_path, "--dry-run", *values) == 2
+    assert (
+        "lr=2: is an int, the notebook has a string (two/text: lr = 'high'); set another value"
+        in capsys.readouterr().err
+    )
+
+    leave_result(task_of_key(papers, "one/only"), Folder(tmp_path / "out" / "smoke"))
+    injected = {}
+    monkeypatch.setattr(cli, "_execute", lambda due, *_: (injected.update(due[0].task.injected) or {}, False))
+    assert main(papers, tmp_path, "text", "--set", "lr='low'") == 1
+    assert injected == {"profile": "smoke", "lr": "low"}
+    told = json.loads((tmp_path / "out" / "smoke" / "report.json").read_text())["notebooks"]
+    assert told[0]["state"] == "cached"  # it has another `lr`, but was not selected
 
 
 def test_a_dry_run_says_what_would_run_and_why_and_writes_nothing(

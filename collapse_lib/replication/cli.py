@@ -59,24 +59,29 @@ def _compare(old: Path, new: Path) -> int:
 
 
 def _settings(given: argparse.Namespace) -> tuple[Settings, list[str]]:
-    """What the options say about every notebook, and the GPUs there are to compute on."""
+    """What the options say about the selected notebooks, and the GPUs there are to compute on."""
     gpus = [] if given.device == "cpu" else processes.gpus()
     if given.device == "cuda" and not gpus:
-        raise UsageError("there is no CUDA device that torch can use; leave out --device, or say --device cpu")
+        if not given.dry_run:
+            raise UsageError("there is no CUDA device that torch can use; leave out --device, or say --device cpu")
+        say(console(stderr=True), "run_all.py: no CUDA device here that torch can use; this is the plan where one is")
     device = None if given.device == "auto" else given.device
-    return Settings(given.profile, device=device, dataset=given.data, has_gpu=bool(gpus)), gpus
+    return Settings(given.profile, device=device, dataset=given.data, has_gpu=bool(gpus), values=dict(given.set)), gpus
 
 
 def _run(
     given: argparse.Namespace, arguments: Sequence[str], notebooks: Sequence[Notebook], selected: Sequence[Notebook]
 ) -> int:
     out = console()
+    options.check_values(dict(given.set), selected)
     settings, gpus = _settings(given)
+    others = replace(settings, values={})  # values are for what is selected alone
     folder = Folder(given.out.resolve() / given.profile)
     keys = {notebook.key for notebook in selected}
 
     def look_up(notebook: Notebook) -> Planned:
-        return plan.look_up(plan.task(notebook, settings), folder, force=given.force and notebook.key in keys)
+        chosen = notebook.key in keys
+        return plan.look_up(plan.task(notebook, settings if chosen else others), folder, force=given.force and chosen)
 
     if given.dry_run:
         show_plan(out, [look_up(notebook) for notebook in selected])

@@ -161,7 +161,10 @@ class Execution:
         running.write_text(notebook_file.dumps(executed), encoding="utf-8")
         running.replace(result)
         failed.unlink(missing_ok=True)
-        return Outcome(task.notebook, State.RAN, seconds, read_ledger(executed), result=result, device=task.device)
+        ledger = read_ledger(executed)
+        return Outcome(
+            task.notebook, State.RAN, seconds, ledger, result=result, device=task.device, parameters=task.parameters
+        )
 
 
 @dataclass

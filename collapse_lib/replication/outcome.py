@@ -50,6 +50,7 @@ class Outcome:
     result: Path | None = None
     selected: bool = True
     device: str | None = None  # where the result was computed
+    parameters: Mapping[str, Value] | None = None  # of the result
 
     @property
     def good(self) -> bool:

@@ -2,7 +2,7 @@
 
 import ast
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeGuard
 
 Scalar = bool | int | float | str | None
 Value = Scalar | list[Scalar]
@@ -48,7 +48,7 @@ def parse(source: str) -> Parsed:
             literal = ast.literal_eval(value)
         except (ValueError, TypeError):
             literal = ...
-        if not _is_plain(literal):
+        if not is_plain(literal):
             problems.append(f"parameters cell, line {statement.lineno}: {name} is no number, string or list of these")
         elif name in values:
             problems.append(f"parameters cell, line {statement.lineno}: {name} is assigned twice")
@@ -91,7 +91,8 @@ def _standard_problems(values: dict[str, Value]) -> list[str]:
     return problems
 
 
-def _is_plain(value: object) -> bool:
+def is_plain(value: object) -> TypeGuard[Value]:
+    """Whether a parameter can be this: a literal, or a flat list of such."""
     if isinstance(value, list):
         return all(isinstance(each, Scalar) for each in value)
     return isinstance(value, Scalar)
@@ -100,4 +101,4 @@ def _is_plain(value: object) -> bool:
 def _type(value: object) -> str:
     if isinstance(value, list):
         return "a list"
-    return {bool: "a bool", int: "an int", str: "a string"}.get(type(value), "a float")
+    return {bool: "a bool", int: "an int", str: "a string", type(None): "None"}.get(type(value), "a float")

@@ -1,12 +1,12 @@
 """What a run has to do: for every notebook its parameters, and whether the result of an earlier run still stands."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from collapse_lib.ledger import read_ledger
 from collapse_lib.paper import Profile
-from collapse_lib.replication import fingerprint, notebook_file
+from collapse_lib.replication import fingerprint, notebook_file, parameters
 from collapse_lib.replication.catalogue import Notebook
 from collapse_lib.replication.fingerprint import Fingerprint
 from collapse_lib.replication.folder import Folder
@@ -20,12 +20,16 @@ METADATA = "collapse_lib"
 
 @dataclass(frozen=True)
 class Settings:
-    """What the command line says about every notebook; `device` and `dataset` None leave the notebook's own."""
+    """What the command line says about every notebook; `device` and `dataset` None leave the notebook's own.
+
+    `values` replace parameters of the notebooks that have them, in the type that they have there.
+    """
 
     profile: Profile
     device: str | None = None
     dataset: str | None = None
     has_gpu: bool = False
+    values: Mapping[str, Value] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -59,6 +63,9 @@ def task(notebook: Notebook, settings: Settings) -> Task:
         wanted["device"] = settings.device
     if settings.dataset is not None:
         wanted["dataset"] = settings.dataset
+    for name, value in settings.values.items():
+        if name in notebook.defaults:
+            wanted[name] = parameters.fit(value, notebook.defaults[name])
     injected = {name: value for name, value in wanted.items() if value != notebook.defaults[name]}
     device = str({**notebook.defaults, **injected}["device"])
     if device == "auto":
@@ -91,7 +98,13 @@ def look_up(task: Task, folder: Folder, *, force: bool = False) -> Planned:
     if why := "forced" if force else _outdated(task, executed, kept.get("fingerprint", {})):
         return Planned(task, Outcome(task.notebook, State.STALE), why, seconds)
     standing = Outcome(
-        task.notebook, State.CACHED, seconds, read_ledger(executed), result=path, device=kept.get("device")
+        task.notebook,
+        State.CACHED,
+        seconds,
+        read_ledger(executed),
+        result=path,
+        device=kept.get("device"),
+        parameters=task.parameters,
     )
     return Planned(task, standing, "", seconds)
 
