@@ -22,9 +22,12 @@ def claim(name: str, mean: float | None = 1.0, sd: float | None = 0.1, *, verdic
     return told
 
 
-def notebook(key: str, *claims: dict[str, Any], state: str = "ran") -> dict[str, Any]:
+def notebook(
+    key: str, *claims: dict[str, Any], state: str = "ran", parameters: dict[str, Any] | None = None
+) -> dict[str, Any]:
     seconds = 60.0 if claims else None
-    return {"notebook": key, "state": state, "dataset": "mnist", "device": "cpu", "seconds": seconds, "claims": claims}
+    told = {"notebook": key, "state": state, "dataset": "mnist", "device": "cpu", "seconds": seconds}
+    return told | {"parameters": parameters, "claims": claims}
 
 
 def report(*notebooks: dict[str, Any], profile: str = "laptop") -> dict[str, Any]:
@@ -170,7 +173,7 @@ def test_the_command_reads_files_and_folders_and_says_what_changed(
     assert cli.main(["--compare", old, str(tmp_path / "new")]) == 1
     said = capsys.readouterr().out
     assert "old: profile laptop, cpu, 2026-01-02 03:04 UTC, commit 0123456789ab, 1 h 01 min in all" in said
-    assert "3 claims compared; verdict got worse: 1, value moved: 1" in said
+    assert "3 claims compared: verdict got worse: 1, value moved: 1" in said
     rows = [line.split() for line in said.splitlines() if line.startswith("a/b")]
     assert rows[0][:5] == ["a/b", "A-2", "verdict", "got", "worse"]
     assert " ".join(rows[1]) == "a/b A-1 value moved 1.00 ± 0.1 (3), holds 1.40 ± 0.1 (3), holds 4 spreads"
@@ -178,7 +181,7 @@ def test_the_command_reads_files_and_folders_and_says_what_changed(
     assert cli.main(["--compare", str(tmp_path / "new"), old]) == 0  # the other way round it got better
     assert "verdict changed: 1" in capsys.readouterr().out
     assert cli.main(["--compare", old, old]) == 0
-    assert "3 claims compared; nothing changed" in capsys.readouterr().out
+    assert "3 claims compared: no verdict changed, no number moved" in capsys.readouterr().out
     assert sorted(each.name for each in tmp_path.iterdir()) == ["new", "old"]  # it ran and wrote nothing
 
 
@@ -187,6 +190,39 @@ def test_profiles_that_differ_are_told(tmp_path: Path, capsys: pytest.CaptureFix
     new = write(tmp_path / "new.json", report(notebook("a/b", claim("A")), profile="paper"))
     assert cli.main(["--compare", old, new]) == 0
     assert "the profiles differ" in capsys.readouterr().out
+
+
+def test_parameters_that_differ_are_listed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    old = {"profile": "smoke", "n": 10, "lr": 1.0, "seeds": [0, 1], "gone": True}
+    new = {"profile": "laptop", "n": 20, "lr": 1.0, "seeds": [0]}
+    one = [notebook("a/b", claim("A"), parameters=old), notebook("a/c", claim("A"), parameters=old)]
+    other = [notebook("a/b", claim("A"), parameters=new), notebook("a/c", claim("A"), parameters=old)]
+    first, second = write(tmp_path / "1.json", report(*one)), write(tmp_path / "2.json", report(*other))
+    assert cli.main(["--compare", first, second]) == 0
+    said = capsys.readouterr().out
+    assert "parameters that differ\na/b  n: 10 → 20, seeds: [0, 1] → [0], gone: True → –\n\n2 claims compared" in said
+    assert "a/c  " not in said
+    untold = write(tmp_path / "3.json", report(notebook("a/b", claim("A"))))
+    assert cli.main(["--compare", first, untold]) == 0
+    assert "differ" not in capsys.readouterr().out
+
+
+def test_what_only_came_or_went_moved_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    old = write(tmp_path / "old.json", report(notebook("a/b", claim("A"), claim("B"))))
+    new = write(tmp_path / "new.json", report(notebook("a/b", claim("A"))))
+    assert cli.main(["--compare", old, new]) == 0
+    assert "1 claims compared: no verdict changed, no number moved, is gone: 1" in capsys.readouterr().out
+
+
+def test_a_folder_of_profiles_will_do_if_one_has_a_report(tmp_path: Path) -> None:
+    write(tmp_path / "smoke" / "report.json", report(profile="smoke"))
+    (tmp_path / "paper").mkdir()
+    assert record.read(tmp_path).profile == "smoke"
+    write(tmp_path / "laptop" / "report.json", report())
+    with pytest.raises(RecordError, match=r"has several reports; name one of .*/smoke, .*/laptop"):
+        record.read(tmp_path)
+    write(tmp_path / "report.json", report(profile="paper"))
+    assert record.read(tmp_path).profile == "paper"
 
 
 @pytest.mark.parametrize(
@@ -226,6 +262,9 @@ def test_a_folder_without_a_report_is_told(tmp_path: Path, capsys: pytest.Captur
         (["fig_1", "--compare", "a", "b"], "only reads two reports"),
         (["fig_1", "--record"], "a record is of all notebooks"),
         (["--record", "--data", "digits"], "own data"),
+        (["--record", "--set", "n=1"], "leave out --set, or --record"),
+        (["--publish", "--profile", "laptop", "--set", "n=1"], "leave out --set, or --publish"),
+        (["--compare", "a", "b", "--set", "n=1"], "only reads two reports"),
     ],
 )
 def test_options_that_do_not_go_together(options: list[str], told: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -238,15 +277,20 @@ def test_options_that_do_not_go_together(options: list[str], told: str, capsys: 
 
 def test_a_record_is_the_report_without_what_is_of_the_machine(tmp_path: Path) -> None:
     long = claim("A-1", 1.23456789, 0.0123456789) | {"why": "w", "note": "/home/somebody"}
+    parameters = {"seeds": [0, 1], "lr": 1.0, "beta": None}
     failed = notebook("a/c", state="failed") | {"failure": {"log": "/home/somebody/x.log"}}
     path = tmp_path / "results" / "laptop.json"
-    record.write(path, report(notebook("a/b", long, claim("A-2", None, verdict="not judged")), failed))
+    record.write(
+        path, report(notebook("a/b", long, claim("A-2", None, verdict="not judged"), parameters=parameters), failed)
+    )
     text = path.read_text()
     assert "somebody" not in text
     kept = record.read(path)
     assert kept.format == record.RECORD
     assert (kept.sum_of_seconds, kept.provenance.cores) == (3661.0, 2)
     one, other = kept.notebooks
+    assert (one.parameters, other.parameters) == (parameters, None)
+    assert '"parameters": {"seeds": [0, 1], "lr": 1.0, "beta": null}' in text
     assert one.claims[0].measured is not None
     assert (one.claims[0].measured.mean, one.claims[0].measured.sd) == (1.234568, 0.01234568)
     assert (one.claims[1].verdict, one.claims[1].measured) == ("not judged", None)
@@ -270,9 +314,16 @@ def test_a_run_of_all_notebooks_is_recorded(tmp_path: Path, capsys: pytest.Captu
     kept = record.read(path)
     assert [(each.notebook, each.state) for each in kept.notebooks] == [("one/good", "ran"), ("one/raises", "failed")]
     assert kept.sum_of_seconds == kept.notebooks[0].seconds
+    assert kept.notebooks[0].parameters == catalogue.load(papers.root)[0].defaults | {
+        "profile": "smoke",
+        "dataset": "digits",
+        "device": "cpu",
+        "n_images": 10,
+        "lr": 1.0,
+    }
     assert str(tmp_path) not in path.read_text()
     assert cli.main(["--compare", str(path), str(tmp_path / "out" / "smoke")]) == 0
-    assert "1 claims compared; nothing changed" in capsys.readouterr().out
+    assert "1 claims compared: no verdict changed, no number moved" in capsys.readouterr().out
 
 
 def test_a_record_of_what_there_is_no_more_is_seen(tmp_path: Path) -> None:

@@ -61,10 +61,14 @@ class Change:
 
 @dataclass(frozen=True)
 class Comparison:
-    """All changes from one run to another, sorted by importance, and the number of claims that both have."""
+    """All changes from one run to another, sorted by importance, and the number of claims that both have.
+
+    `parameters` has, by notebook, those that the runs gave different values, `name: old → new`.
+    """
 
     changes: list[Change]
     compared: int
+    parameters: dict[str, list[str]]
 
     @property
     def worse(self) -> int:
@@ -75,7 +79,9 @@ class Comparison:
 
     def summary(self) -> str:
         counts = [f"{_WORDS[kind]}: {self.count(kind)}" for kind in Kind if self.count(kind)]
-        return f"{self.compared} claims compared; " + (", ".join(counts) or "nothing changed")
+        if all(change.kind in (Kind.GONE, Kind.NEW) for change in self.changes):
+            counts.insert(0, "no verdict changed, no number moved")
+        return f"{self.compared} claims compared: {', '.join(counts)}"
 
     def table(self) -> Table:
         table = Table("notebook", "claim", "what", "old", "new", "moved by", box=None, pad_edge=False)
@@ -90,15 +96,30 @@ def compare(old: Record, new: Record) -> Comparison:
     """What changed between two records, the most important first."""
     before, after = ({each.notebook: each for each in record.notebooks} for record in (old, new))
     changes: list[Change] = []
+    parameters: dict[str, list[str]] = {}
     compared = 0
     for key in dict.fromkeys([*before, *after]):
         one, other = before.get(key), after.get(key)
+        if differing := _parameters(one, other):
+            parameters[key] = differing
         if one is not None and one.claims and other is not None and other.claims:
             changes += _claims(one, other, same_profile=old.profile == new.profile)
             compared += len({claim.id for claim in one.claims} & {claim.id for claim in other.claims})
         else:
             changes += _notebook(key, one, other)
-    return Comparison(sorted(changes, key=lambda each: (each.kind, -each.size)), compared)
+    return Comparison(sorted(changes, key=lambda each: (each.kind, -each.size)), compared, parameters)
+
+
+def _parameters(old: NotebookResult | None, new: NotebookResult | None) -> list[str]:
+    """What two runs set otherwise, the profile apart; nothing where one of them does not tell."""
+    if old is None or new is None or old.parameters is None or new.parameters is None:
+        return []
+    one, other = ({name: repr(value) for name, value in each.items()} for each in (old.parameters, new.parameters))
+    return [
+        f"{name}: {one.get(name, '–')} → {other.get(name, '–')}"
+        for name in dict.fromkeys([*one, *other])
+        if name != "profile" and one.get(name) != other.get(name)
+    ]
 
 
 def _notebook(key: str, old: NotebookResult | None, new: NotebookResult | None) -> Iterator[Change]:

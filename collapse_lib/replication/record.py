@@ -13,10 +13,11 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, NonNegativeFloat, ValidationError
 
 from collapse_lib.ledger import Measured, Verdict
-from collapse_lib.paper import Profile
+from collapse_lib.paper import PROFILES, Profile
 from collapse_lib.replication import notebook_file
 from collapse_lib.replication.catalogue import Notebook
 from collapse_lib.replication.outcome import State
+from collapse_lib.replication.parameters import Value
 
 REPORT, RECORD = "collapse-lib replication report", "collapse-lib replication record"
 
@@ -51,6 +52,7 @@ class NotebookResult(_Part):
     dataset: str | None = None
     device: str | None = None
     seconds: NonNegativeFloat | None = None
+    parameters: dict[str, Value] | None = None
     claims: list[Claim]
 
 
@@ -81,8 +83,11 @@ class Record(_Part):
 
 
 def read(path: Path) -> Record:
-    """The record or report at `path`, or the report in the folder `path`; raises RecordError."""
-    file = path / "report.json" if path.is_dir() else path
+    """The record or report at `path`, or the report in the folder `path`; raises RecordError.
+
+    In a folder without a report it may be that of the one profile below it that has one.
+    """
+    file = _report_in(path) if path.is_dir() else path
     try:
         data = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -105,6 +110,15 @@ def read(path: Path) -> Record:
     except ValidationError as error:
         wrong = ", ".join(".".join(map(str, each["loc"])) for each in error.errors()[:5])
         raise RecordError(f"{file}: damaged (see {wrong}); write it anew with run_all.py") from None
+
+
+def _report_in(folder: Path) -> Path:
+    if (folder / "report.json").exists():
+        return folder / "report.json"
+    below = [folder / profile for profile in PROFILES if (folder / profile / "report.json").exists()]
+    if len(below) > 1:
+        raise RecordError(f"{folder}: has several reports; name one of {', '.join(map(str, below))}")
+    return (below[0] if below else folder) / "report.json"
 
 
 def write(path: Path, report: Mapping[str, Any]) -> None:
@@ -137,9 +151,18 @@ def _rounded(value: float) -> float:
 
 
 def _dumps(record: Mapping[str, Any]) -> str:
-    """JSON with a line for each claim, so that the difference of two records can be read."""
-    claims = [json.dumps(claim) for notebook in record["notebooks"] for claim in notebook["claims"]]
-    places = iter(range(len(claims)))
-    notebooks = [each | {"claims": [f"claim {next(places)}" for _ in each["claims"]]} for each in record["notebooks"]]
+    """JSON with a line for each claim and for all parameters, so that the difference of two records can be read."""
+    lines: list[str] = []
+
+    def line(value: object) -> str:
+        lines.append(json.dumps(value))
+        return f"line {len(lines) - 1}"
+
+    notebooks = [
+        each
+        | ({"parameters": line(each["parameters"])} if "parameters" in each else {})
+        | {"claims": [line(claim) for claim in each["claims"]]}
+        for each in record["notebooks"]
+    ]
     text = json.dumps({**record, "notebooks": notebooks}, indent=1)
-    return re.sub(r'"claim (\d+)"', lambda place: claims[int(place[1])], text)
+    return re.sub(r'"line (\d+)"', lambda place: lines[int(place[1])], text)

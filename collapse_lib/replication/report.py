@@ -91,6 +91,7 @@ def _outcome_json(outcome: Outcome, root: Path) -> dict[str, Any]:
         "result": _relative(outcome.result, root),
         "dataset": ledger.get("dataset"),
         "device": outcome.device,
+        "parameters": outcome.parameters,
         "claims": ledger.get("claims", []),
         "failure": _failure_json(outcome.failure, root) if outcome.failure else None,
     }

@@ -87,4 +87,8 @@ def show_comparison(out: Console, old: Record, new: Record, comparison: Comparis
     if comparison.changes:
         out.print()
         out.print(comparison.table())
+    if comparison.parameters:
+        say(out, "\nparameters that differ")
+    for key, differing in comparison.parameters.items():
+        say(out, f"{key}  {', '.join(differing)}")
     say(out, f"\n{comparison.summary()}")
