@@ -130,10 +130,28 @@ def test_the_report_for_readers_is_one_page_that_needs_no_network(run: Run) -> N
     assert outside == [link for links in told for link in links]
     assert all((run.folder.root / link).exists() for link in outside)
     assert text.count("<caption>") == 3
+    assert re.findall(r'<h2 id="(.*?)"', text) == [
+        "one/good",
+        "two/fails",
+    ]  # the third has not run
+    assert ">two/other</td>" in text
     assert "1 FAILS" in text
     assert "http" not in text
     seconds = json.loads(run.folder.report_json.read_text())["sum_of_seconds"]
     assert f"The results took {display.duration(seconds)} (sum of the notebooks' own times" in text
+
+
+def test_the_page_says_of_how_many_it_speaks_and_begins_with_results(run: Run) -> None:
+    assert run.main("good") == 0
+    text = run.folder.report_html.read_text()
+    assert "Every selected notebook ran (1 of 3) and every verdict is as expected." in text
+    run.papers.add("two/fails", "raise ValueError", extra=LAPTOP.format(slug="fails"))
+    assert run.main("fails", "other") == 1
+    text = run.folder.report_html.read_text()
+    assert re.findall(r'<h2 id="(.*?)"', text) == ["one/good", "two/other", "two/fails"]
+    run.papers.add("two/fails", extra=LAPTOP.format(slug="fails"))
+    assert run.main() == 0
+    assert "Every notebook ran and every verdict is as expected." in run.folder.report_html.read_text()
 
 
 def test_the_thumbnail_is_of_the_largest_figure(tmp_path: Path) -> None:
@@ -199,7 +217,7 @@ def test_the_report_escapes_what_notebooks_say(run: Run) -> None:
     entry = run.papers.entries["two"]["other"]
     run.papers.entries["two"]["other"] = entry.replace("Test of other", "a < b & <script>")
     run.papers.write_toml()
-    run.main("good")
+    run.main("other")
     text = run.folder.report_html.read_text()
     assert "a &lt; b &amp; &lt;script&gt;" in text
     assert text.count("<script") == 1  # the page's own, which sorts

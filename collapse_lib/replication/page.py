@@ -42,6 +42,7 @@ def render(data: dict[str, Any], outcomes: Sequence[Outcome]) -> str:
             "summary": display.claims(outcome),
             "rank": _rank(outcome),
             "good": outcome.good,
+            "section": outcome.selected or outcome.result is not None,
             "page": Path(told["result"]).with_suffix(".html").as_posix() if told["result"] else None,
             # escaped where it is made
             "ledger": Markup(outcome.ledger._repr_mimebundle_()["text/html"]) if outcome.ledger else None,
@@ -56,8 +57,15 @@ def render(data: dict[str, Any], outcomes: Sequence[Outcome]) -> str:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    total = display.duration(data["sum_of_seconds"])
-    return environment.get_template("report.html.j2").render(data | {"notebooks": notebooks, "total": total})
+    # Results first; what was neither run nor asked for is no more than its row.
+    sections = sorted((each for each in notebooks if each["section"]), key=lambda each: each["result"] is None)
+    more = {
+        "notebooks": notebooks,
+        "sections": sections,
+        "selected": sum(outcome.selected for outcome in outcomes),
+        "total": display.duration(data["sum_of_seconds"]),
+    }
+    return environment.get_template("report.html.j2").render(data | more)
 
 
 def _rank(outcome: Outcome) -> int | None:
