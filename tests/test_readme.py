@@ -84,7 +84,7 @@ def test_each_document_has_a_table_of_its_own(project):
             {"A_1": 0, "A_2": 5, "more": 'differs = "a reason"'},
             ["0 of 2", "FAILS: A-1; differs: A-2", "paper, mnist, cuda"],
         ),
-        ({"A_1": 10, "profile": "laptop"}, ["1 of 1", "holds", "laptop, mnist, cuda"]),
+        ({"A_1": 10, "profile": "laptop"}, ["1 of 1, 1 not judged", "holds", "laptop, mnist, cuda"]),
     ],
     ids=["failed", "all failed", "differs", "both", "not judged"],
 )

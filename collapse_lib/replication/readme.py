@@ -170,6 +170,7 @@ def _outcome(ledger: LedgerRecord | None, device: str) -> tuple[str, str, str, s
     if ledger is None:
         return "–", "–", "not executed", "–"
     judged = [claim for claim in ledger.claims if claim.verdict != "not judged"]
+    unjudged = len(ledger.claims) - len(judged)
     held = sum(claim.verdict == "holds" for claim in judged)
     # Worst first: the reader should not have to look for it.
     others = [
@@ -179,7 +180,7 @@ def _outcome(ledger: LedgerRecord | None, device: str) -> tuple[str, str, str, s
     ]
     return (
         _numbers(ledger),
-        f"{held} of {len(judged)}",
+        f"{held} of {len(judged)}" + (f", {unjudged} not judged" if unjudged else ""),
         "; ".join(others) or ("holds" if held else "not judged"),
         f"{ledger.profile}, {ledger.dataset}, {device}",
     )
