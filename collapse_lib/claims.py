@@ -2,7 +2,7 @@
 
     ledger = Ledger.open("linear_vae/elbo_vs_ppca", profile=profile, dataset=dataset)
     ledger.record("EP-1", excess)              # a number, a truth value, or one of either a seed
-    ledger.show()                              # the table, once everything is recorded
+    ledger.show()                              # the table; an error below it unless everything is recorded
     ledger.verdicts()                          # in a cell of its own: "EP-1 holds: ..."
 
 The claims are those of the notebook in its `paper.toml`; what was recorded becomes a `LedgerRecord` in one place
@@ -112,7 +112,15 @@ class Ledger:
 
     def result(self) -> LedgerRecord:
         """Every claim with its verdict. Raises ClaimError if one that is judged in this run was not recorded."""
-        entries, missing = [], []
+        record = self._judged()
+        there = {entry.id for entry in record.claims}
+        if missing := [claim_id for claim_id in self._notebook.claims if claim_id not in there]:
+            raise ClaimError(f"not recorded in {self.name}: {', '.join(missing)}; record every claim first")
+        return record
+
+    def _judged(self) -> LedgerRecord:
+        """Every claim that was recorded or need not be, with its verdict."""
+        entries = []
         for claim_id, claim in self._notebook.claims.items():
             measured, unjudged = self._measured.get(claim_id), self._why_not_judged(claim)
             if unjudged is not None:
@@ -120,7 +128,6 @@ class Ledger:
             elif measured is not None:
                 judgement = judge(claim, measured, self.profile)
             else:
-                missing.append(claim_id)
                 continue
             entries.append(
                 Entry(
@@ -131,13 +138,15 @@ class Ledger:
                     **{name: getattr(claim, name) for name in ("text", "kind", "judge", "reported", "source", "why")},
                 )
             )
-        if missing:
-            raise ClaimError(f"not recorded in {self.name}: {', '.join(missing)}; record every claim first")
         return LedgerRecord(notebook=self.name, profile=self.profile, dataset=self.dataset, claims=entries)
 
     def show(self) -> None:
-        """Displays the table and its machine-readable twin as one output."""
-        display(self.result())
+        """Displays the table and its machine-readable twin as one output.
+
+        Raises ClaimError as `result` does, but after what was recorded is shown with its verdicts.
+        """
+        display(self._judged())
+        self.result()
 
     def verdicts(self) -> None:
         """Prints one line a mechanism claim, `EP-1 holds: <text>`: the same lines wherever the same follows."""

@@ -206,12 +206,15 @@ def test_a_mechanism_is_judged_everywhere(fill):
         assert verdicts(fill(profile, dataset, **{"EP-1": 1}))["EP-1"] == "FAILS"
 
 
-def test_nothing_is_shown_until_all_is_recorded(fill, capsys):
+def test_what_was_recorded_is_shown_before_the_error_that_names_the_rest(fill, capsys):
     book = fill(**{"EP-1": None, "EP-3": None})
-    for shown in (book.show, book.verdicts, book.result):
+    for refused in (book.verdicts, book.result, book.show):
+        assert capsys.readouterr().out == ""
         with pytest.raises(ClaimError, match="not recorded in linear/elbo: EP-1, EP-3; record"):
-            shown()
-    assert capsys.readouterr().out == ""
+            refused()
+    shown = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| EP-")]
+    assert [line.strip("| ").split()[0] for line in shown] == ["EP-2", "EP-4"]
+    assert shown[0].split("|")[-2].strip() == "holds"
 
 
 def test_verdict_lines_are_of_mechanisms_and_the_same_for_all_numbers(fill, capsys):

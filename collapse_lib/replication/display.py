@@ -32,9 +32,9 @@ def state(outcome: Outcome) -> Text:
 
 def claims(outcome: Outcome) -> str:
     """7 hold, 1 FAILS, 2 not judged."""
-    if outcome.ledger is None:
+    if outcome.recorded is None:
         return ""
-    verdicts = [claim.verdict for claim in outcome.ledger.claims]
+    verdicts = [claim.verdict for claim in outcome.recorded.claims]
     words = {"holds": "hold", "FAILS": "FAILS", "differs": "differs as known", "not judged": "not judged"}
     return ", ".join(f"{verdicts.count(verdict)} {word}" for verdict, word in words.items() if verdict in verdicts)
 

@@ -18,7 +18,7 @@ from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
-from collapse_lib.ledger import read_ledger
+from collapse_lib.ledger import ClaimError, read_ledger
 from collapse_lib.progress import PLAIN
 from collapse_lib.replication import fingerprint, notebook_file, processes
 from collapse_lib.replication.folder import Folder
@@ -142,11 +142,12 @@ class Execution:
             if missing := shortcomings(executed, task.notebook, task.parameters):
                 failure = Failure(State.FAILED, "; ".join(missing))
         if failure is not None:
-            kept = None
-            with contextlib.suppress(OSError, NotebookFileError):
-                notebook_file.read(running)  # killed while it was written, it is no notebook
+            kept = ledger = None
+            with contextlib.suppress(OSError, NotebookFileError, ClaimError):
+                executed = notebook_file.read(running)  # killed while it was written, it is no notebook
                 kept = running.replace(failed)
-            failure = replace(failure, log=self._folder.log(task.key), notebook=kept)
+                ledger = read_ledger(executed)
+            failure = replace(failure, log=self._folder.log(task.key), notebook=kept, ledger=ledger)
             return Outcome(task.notebook, failure.state, seconds, failure=failure)
 
         data = await asyncio.to_thread(fingerprint.data, task.parameters["dataset"])

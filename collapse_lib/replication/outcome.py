@@ -36,6 +36,7 @@ class Failure:
     traceback: tuple[str, ...] = ()
     log: Path | None = None
     notebook: Path | None = None
+    ledger: LedgerRecord | None = None  # what it had recorded, which may not be all
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,11 @@ class Outcome:
     selected: bool = True
     device: str | None = None  # where the result was computed
     parameters: Mapping[str, Value] | None = None  # of the result
+
+    @property
+    def recorded(self) -> LedgerRecord | None:
+        """The ledger of the result, or else what a run that failed had recorded."""
+        return self.ledger or (self.failure.ledger if self.failure else None)
 
     @property
     def good(self) -> bool:

@@ -45,7 +45,7 @@ def render(data: dict[str, Any], outcomes: Sequence[Outcome]) -> str:
             "section": outcome.selected or outcome.result is not None,
             "page": Path(told["result"]).with_suffix(".html").as_posix() if told["result"] else None,
             # escaped where it is made
-            "ledger": Markup(outcome.ledger._repr_mimebundle_()["text/html"]) if outcome.ledger else None,
+            "ledger": Markup(outcome.recorded._repr_mimebundle_()["text/html"]) if outcome.recorded else None,
             "figure": thumbnail(outcome.result) if outcome.result else None,
         }
         for outcome, told in zip(outcomes, data["notebooks"], strict=True)
@@ -70,9 +70,9 @@ def render(data: dict[str, Any], outcomes: Sequence[Outcome]) -> str:
 
 def _rank(outcome: Outcome) -> int | None:
     """Where the column of claims is sorted: those with the most failures first, then those with few that hold."""
-    if outcome.ledger is None:
+    if outcome.recorded is None:
         return None
-    verdicts = [claim.verdict for claim in outcome.ledger.claims]
+    verdicts = [claim.verdict for claim in outcome.recorded.claims]
     return verdicts.count("holds") - 1000 * verdicts.count("FAILS")
 
 

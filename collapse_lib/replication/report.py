@@ -13,6 +13,7 @@ from typing import Any
 from rich.table import Table
 
 from collapse_lib.checkout import library_commit
+from collapse_lib.ledger import LedgerRecord
 from collapse_lib.replication import display, notebook_file, page, processes, record
 from collapse_lib.replication.folder import Folder
 from collapse_lib.replication.outcome import Failure, Outcome
@@ -80,7 +81,7 @@ class Report:
 
 
 def _outcome_json(outcome: Outcome, root: Path) -> dict[str, Any]:
-    ledger = outcome.ledger.model_dump(mode="json", by_alias=True, exclude_none=True) if outcome.ledger else {}
+    ledger = _ledger_json(outcome.ledger)
     return {
         "notebook": outcome.notebook.key,
         "title": outcome.notebook.entry.title,
@@ -97,6 +98,10 @@ def _outcome_json(outcome: Outcome, root: Path) -> dict[str, Any]:
     }
 
 
+def _ledger_json(ledger: LedgerRecord | None) -> dict[str, Any]:
+    return ledger.model_dump(mode="json", by_alias=True, exclude_none=True) if ledger else {}
+
+
 def _failure_json(failure: Failure, root: Path) -> dict[str, Any]:
     return {
         "error": failure.error,
@@ -104,6 +109,7 @@ def _failure_json(failure: Failure, root: Path) -> dict[str, Any]:
         "traceback": list(failure.traceback),
         "log": _relative(failure.log, root),
         "notebook": _relative(failure.notebook, root),
+        "claims": _ledger_json(failure.ledger).get("claims", []),  # recorded before it failed; no result
     }
 
 

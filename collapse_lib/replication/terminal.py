@@ -58,8 +58,8 @@ def show_report(out: Console, report: Report) -> None:
             files = [f"log: {failure.log}"] if failure.log else []
             for line in (*where, *failure.traceback, *files):
                 say(out, f"  {line}".rstrip())
-        if outcome.selected and outcome.ledger is not None:
-            for claim in outcome.ledger.claims:
+        if outcome.selected and outcome.recorded is not None:
+            for claim in outcome.recorded.claims:
                 if claim.verdict == "FAILS":
                     say(out, f"\n{key} {claim.id} FAILS: {claim.text}\n  {_measured(claim)}")
 
