@@ -1,7 +1,6 @@
 """What a newcomer does: the example of notebooks/README.md, as it stands there, from nothing to a row of the README."""
 
 import json
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -9,39 +8,20 @@ from pathlib import Path
 import hygiene
 import nbformat
 import pytest
-from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from collapse_lib import paper
 from collapse_lib.ledger import read_ledger
-from collapse_lib.replication import cli, notebook_file, readme
+from collapse_lib.replication import cli, example, notebook_file, readme
 
 ROOT = Path(__file__).parents[1]
-GUIDE = (ROOT / "notebooks" / "README.md").read_text()
+GUIDE = example.GUIDE.read_text()
 FOLDER, SLUG = "two_directions", "one_latent_collapses"
 
 
-def example(language: str) -> str:
-    (text,) = re.findall(rf"^```{language}\n(.*?)^```$", GUIDE, flags=re.DOTALL | re.MULTILINE)
-    return text
-
-
-def notebook(cells: str) -> nbformat.NotebookNode:
-    """The notebook of a text in which `# %%` begins a cell and names its tag, or says that it is markdown."""
-    made = new_notebook()
-    for cell in re.split(r"^# %%", cells, flags=re.MULTILINE)[1:]:
-        kind, _, source = cell.partition("\n")
-        if kind.strip() == "[markdown]":
-            made.cells.append(new_markdown_cell(re.sub(r"^# ?", "", source.strip(), flags=re.MULTILINE)))
-        else:
-            made.cells.append(new_code_cell(source.strip(), metadata={"tags": kind.split()} if kind.strip() else {}))
-    return made
-
-
-def write(root: Path, folder: str = FOLDER, *, toml: tuple[str, str] = ("", ""), cells: tuple[str, str] = ("", "")):
-    """The two files of the guide in a folder of their own, with one replacement in each."""
-    (root / folder).mkdir(parents=True)
-    (root / folder / "paper.toml").write_text(example("toml").replace(*toml))
-    nbformat.write(notebook(example("python").replace(FOLDER, folder).replace(*cells)), root / folder / f"{SLUG}.ipynb")
+def write(root: Path, folder: str = FOLDER, *, change: tuple[str, str] = ("", "")) -> None:
+    """The two files of the guide in a folder of their own, with one replacement."""
+    assert change[0] in GUIDE
+    example.write(root / folder, GUIDE.replace(*change))
 
 
 def run_all(root: Path, *more: str) -> subprocess.CompletedProcess[str]:
@@ -56,7 +36,8 @@ def report(root: Path, profile: str) -> dict[str, dict]:
 
 def test_the_example_of_the_guide_runs_is_published_and_is_fit_to_be_read(tmp_path, monkeypatch):
     root = tmp_path / "notebooks"
-    write(root)
+    command = [sys.executable, "-m", "collapse_lib.replication.example", root / FOLDER]
+    assert subprocess.run(command, check=False).returncode == 0
     small = run_all(root, FOLDER)
     assert small.returncode == 0, small.stdout + small.stderr
     path = root / FOLDER / f"{SLUG}.ipynb"
@@ -84,28 +65,59 @@ def test_the_example_of_the_guide_runs_is_published_and_is_fit_to_be_read(tmp_pa
 
 def test_a_claim_that_fails_and_one_that_was_forgotten_are_told(tmp_path):
     root = tmp_path / "notebooks"
-    write(root, "fails", toml=("min = 1, max = 1", "min = 2, max = 2"))
-    write(root, "forgets", cells=('ledger.record("TD-1", optimum.active)\n', ""))
+    write(root, "fails", change=("min = 1, max = 1", "min = 2, max = 2"))
+    write(root, "forgets", change=('ledger.record("TD-1", optimum.active)\n', ""))
     ended = run_all(root)
     assert ended.returncode == 1
     assert "TD-1 FAILS: a latent is active exactly if" in ended.stdout
     assert "measured 1, expected 2 to 2" in ended.stdout
     assert f"not recorded in forgets/{SLUG}: TD-1; record every claim first" in ended.stdout
-    assert [report(root, "smoke")[folder]["state"] for folder in ("fails", "forgets")] == ["ran", "failed"]
+    told = report(root, "smoke")
+    assert [told[folder]["state"] for folder in ("fails", "forgets")] == ["ran", "failed"]
+
+
+def test_of_a_run_that_forgot_a_claim_the_others_are_told_but_are_no_result(tmp_path):
+    root = tmp_path / "notebooks"
+    write(root, change=('ledger.record("TD-1", optimum.active)\n', ""))
+    assert run_all(root, "--profile", "laptop").returncode == 1
+    told = report(root, "laptop")[FOLDER]
+    assert (told["state"], told["claims"]) == ("failed", [])
+    assert [(claim["id"], claim["verdict"]) for claim in told["failure"]["claims"]] == [("TD-2", "holds")]
+    page = (root.parent / "out" / "laptop" / "report.html").read_text()
+    assert "the first direction carries 17 % of the variance" in page
+    assert not (root.parent / "out" / "laptop" / FOLDER).exists()
+    assert run_all(root, "--profile", "laptop", "--publish").returncode == 1
+    assert read_ledger(notebook_file.read(root / FOLDER / f"{SLUG}.ipynb")) is None
+
+
+def test_the_example_overwrites_nothing(tmp_path, capsys):
+    folder = tmp_path / "my_paper"
+    folder.mkdir()
+    (folder / f"{SLUG}.ipynb").write_text("mine")
+    assert example.main([str(folder)]) == 1
+    assert f"{folder / SLUG}.ipynb: is there already; name another folder" in capsys.readouterr().err
+    assert [path.name for path in folder.iterdir()] == [f"{SLUG}.ipynb"]
+    (folder / f"{SLUG}.ipynb").unlink()
+    assert example.main([str(folder)]) == 0
+    assert f"my_paper/{SLUG}" in (folder / f"{SLUG}.ipynb").read_text()
+
+
+def test_the_guide_lists_the_titles_in_their_order():
+    assert ", ".join(f"*{title}*" for title in hygiene.SECTIONS) in " ".join(GUIDE.split())
 
 
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        ({"toml": ("smoke = { n_images", "smoke = { images")}, "smoke.images: reaches no parameter; the notebook has"),
-        ({"toml": ('kind = "mechanism"', 'kind = "main"')}, "use 'mechanism' or 'headline'"),
-        ({"cells": ("# %% parameters", "# %%")}, "0 cells are tagged 'parameters'; tag exactly one code cell"),
-        ({"cells": ("# %% nbval-check-output", "# %%")}, "tag the one that prints the verdicts"),
+        (("smoke = { n_images", "smoke = { images"), "smoke.images: reaches no parameter; the notebook has"),
+        (('kind = "mechanism"', 'kind = "main"'), "use 'mechanism' or 'headline'"),
+        (("# %% parameters", "# %%"), "0 cells are tagged 'parameters'; tag exactly one code cell"),
+        (("# %% nbval-check-output", "# %%"), "tag the one that prints the verdicts"),
     ],
     ids=["override", "kind", "parameters", "verdicts"],
 )
 def test_what_is_wrong_with_the_two_files_is_told_before_anything_runs(tmp_path, capsys, change, told):
-    write(tmp_path / "notebooks", **change)
+    write(tmp_path / "notebooks", change=change)
     assert cli.main(["--notebooks", str(tmp_path / "notebooks"), "--out", str(tmp_path / "out")]) == 2
     assert told in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
