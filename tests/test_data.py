@@ -700,10 +700,14 @@ def test_the_checksum_of_celeba_is_that_of_its_list_and_of_the_names_and_sizes(f
     """No image is read for it, however many there are; any change of the folder counts."""
     monkeypatch.setattr(Image, "open", lambda *arguments: pytest.fail("an image was read"))
     before = data.checksum("celeba", root=fake.root)
-    assert fingerprint.data("celeba") is None
+    named = {"dataset": "mnist", "others": ["celeba", 3], "name": "no data set"}
+    assert fingerprint.data(named) is None
     moved = shutil.copytree(fake.root, tmp_path / "moved")
     monkeypatch.setenv("COLLAPSE_DATA", str(moved))
-    assert data.checksum("celeba") == fingerprint.data("celeba") == before
+    assert data.checksum("celeba") == before
+    with_all = fingerprint.data(named)
+    assert None not in {with_all, fingerprint.data({"dataset": "mnist"})}
+    assert len({with_all, fingerprint.data({"dataset": "mnist"}), fingerprint.data({"dataset": "celeba"})}) == 3
     partition, folder = moved / "celeba/list_eval_partition.txt", moved / "celeba/img_align_celeba"
     image = folder / fake.celeba["valid"][0]
     content = image.read_bytes()

@@ -35,7 +35,7 @@ def folder(tmp_path: Path) -> Folder:
 @pytest.fixture(autouse=True)
 def _data(monkeypatch: pytest.MonkeyPatch) -> None:
     """The checksum of data is that of its name; test_data.py holds the true ones."""
-    monkeypatch.setattr(fingerprint, "data", lambda name: f"sum of {name}")
+    monkeypatch.setattr(fingerprint, "data", lambda parameters: f"sum of {parameters['dataset']}")
 
 
 def task_of(papers: Papers, settings: Settings = SMOKE) -> Task:
@@ -66,7 +66,7 @@ def executed(task: Task) -> nbformat.NotebookNode:
     ledger.outputs = [new_output("display_data", {MIME: record})]
     verdicts.outputs = [new_output("stream", name="stdout", text="A-1 holds: t\n")]
     notebook.metadata[METADATA] = {
-        "fingerprint": {**task.fingerprint, "data": fingerprint.data(task.parameters["dataset"])},
+        "fingerprint": {**task.fingerprint, "data": fingerprint.data(task.parameters)},
         "seconds": 8.5,
     }
     return notebook

@@ -9,7 +9,7 @@ import json
 import re
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import nbformat
@@ -161,12 +161,44 @@ def test_the_thumbnail_is_of_the_largest_figure(tmp_path: Path) -> None:
     notebook = nbformat.read(path, as_version=4)
     pictures = [picture(*size) for size in ((30, 20), (1120, 560), (600, 600))]
     pictures.append(base64.b64encode(b"no picture").decode())
+    whole = base64.b64decode(picture(2000, 2000))
+    pictures.append(base64.b64encode(whole[: len(whole) // 2]).decode())  # the largest, but cut off
     notebook.cells[2].outputs = [new_output("display_data", {"image/png": each}) for each in pictures]
     nbformat.write(notebook, path)
     uri = page.thumbnail(path)
     assert uri is not None
     shown = Image.open(io.BytesIO(base64.b64decode(uri.removeprefix("data:image/png;base64,"))))
     assert shown.size == (560, 280)
+
+
+def test_a_page_that_cannot_be_made_costs_its_link_alone(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise ValueError("nbconvert is not well")
+
+    monkeypatch.setattr(page, "write_notebook", fail)
+    assert run.main("good", "--publish") == 0
+    text = run.folder.report_html.read_text()
+    assert 'href="one/good.ipynb"' in text
+    assert "good.html" not in text
+    assert not (run.folder.root / "one" / "good.html").exists()
+
+
+@pytest.mark.parametrize(("verdicts", "rank"), [(["FAILS", "holds"], -999), (["holds"], 1), (["holds"] * 9, 9)])
+def test_the_column_of_claims_is_sorted_with_failures_first(run: Run, verdicts: list[str], rank: int) -> None:
+    told = outcome(run, "one/good")
+    assert told.ledger is not None
+    claim = told.ledger.claims[0]
+    claims = [claim.model_copy(update={"verdict": verdict}) for verdict in verdicts]
+    assert page._rank(replace(told, ledger=told.ledger.model_copy(update={"claims": claims}))) == rank
+
+
+def test_an_interrupted_run_is_not_recorded(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = run.papers.root.parent / "results" / "laptop.json"
+    kept.parent.mkdir()
+    kept.write_text("the last whole run")
+    monkeypatch.setattr(cli, "_execute", lambda *_: ({}, True))
+    assert run.main("--record") == 130
+    assert kept.read_text() == "the last whole run"
 
 
 def picture(width: int, height: int) -> str:

@@ -150,7 +150,7 @@ class Execution:
             failure = replace(failure, log=self._folder.log(task.key), notebook=kept, ledger=ledger)
             return Outcome(task.notebook, failure.state, seconds, failure=failure)
 
-        data = await asyncio.to_thread(fingerprint.data, task.parameters["dataset"])
+        data = await asyncio.to_thread(fingerprint.data, task.parameters)
         executed["metadata"][METADATA] = {
             "fingerprint": {**task.fingerprint, "data": data},
             "profile": task.profile,

@@ -34,16 +34,20 @@ def of(notebook: Notebook, injected: Mapping[str, Value], device: str) -> Finger
     }
 
 
-def data(dataset: Value) -> str | None:
-    """The checksum of the raw files of a named data set; None for what is none of these or is not there (yet)."""
+def data(parameters: Mapping[str, Value]) -> str | None:
+    """The checksum of the raw files of all named data sets among the parameters, alone or in a list.
+
+    None if there are none (a notebook that makes its data) or one of them is not there (yet).
+    """
     from collapse_lib.data import NAMES, DataError, checksum  # brings in torch
 
-    if dataset not in NAMES:
-        return None
+    values = [each for value in parameters.values() for each in (value if isinstance(value, list) else [value])]
+    names = sorted({value for value in values if isinstance(value, str) and value in NAMES})
     try:
-        return checksum(str(dataset))
+        sums = {name: checksum(name) for name in names}
     except (DataError, OSError):
         return None
+    return _digest(sums) if sums and None not in sums.values() else None
 
 
 def changed(stored: Mapping[str, str | None], current: Mapping[str, str | None]) -> list[str]:

@@ -7,6 +7,7 @@ thing that a notebook's page would fetch.
 import base64
 import hashlib
 import io
+import logging
 import warnings
 from collections.abc import Sequence
 from importlib.metadata import version
@@ -26,10 +27,19 @@ _TEMPLATES = Path(__file__).with_name("templates")
 
 
 def write(folder: Folder, data: dict[str, Any], outcomes: Sequence[Outcome]) -> None:
-    """Writes report.html from the content of report.json, and the pages that it links to; OSError if that cannot be."""
+    """Writes report.html from the content of report.json, and the pages that it links to; OSError if that cannot be.
+
+    A notebook of which no page can be made costs the report no more than the links to it.
+    """
     for outcome in outcomes:
         if outcome.result is not None:
-            write_notebook(outcome.result, outcome.notebook.entry.title)
+            try:
+                write_notebook(outcome.result, outcome.notebook.entry.title)
+            except OSError:
+                raise
+            except Exception:
+                logging.exception("%s: no page of it can be made", outcome.notebook.key)
+                outcome.result.with_suffix(".html").unlink(missing_ok=True)
     notebook_file.write_atomically(folder.report_html, render(data, outcomes))
 
 
@@ -43,7 +53,7 @@ def render(data: dict[str, Any], outcomes: Sequence[Outcome]) -> str:
             "rank": _rank(outcome),
             "good": outcome.good,
             "section": outcome.selected or outcome.result is not None,
-            "page": Path(told["result"]).with_suffix(".html").as_posix() if told["result"] else None,
+            "page": _page(outcome.result, told["result"]),
             # escaped where it is made
             "ledger": Markup(outcome.recorded._repr_mimebundle_()["text/html"]) if outcome.recorded else None,
             "figure": thumbnail(outcome.result) if outcome.result else None,
@@ -68,6 +78,13 @@ def render(data: dict[str, Any], outcomes: Sequence[Outcome]) -> str:
     return environment.get_template("report.html.j2").render(data | more)
 
 
+def _page(result: Path | None, told: str | None) -> str | None:
+    """Where a notebook's page lies, by the path that report.json tells of its result; None if there is no page."""
+    if result is None or told is None or not result.with_suffix(".html").exists():
+        return None
+    return Path(told).with_suffix(".html").as_posix()
+
+
 def _rank(outcome: Outcome) -> int | None:
     """Where the column of claims is sorted: those with the most failures first, then those with few that hold."""
     if outcome.recorded is None:
@@ -78,14 +95,16 @@ def _rank(outcome: Outcome) -> int | None:
 
 def thumbnail(result: Path) -> str | None:
     """The main figure of an executed notebook, which is its largest, made smaller, as a data URI."""
-    from PIL import Image, UnidentifiedImageError
+    from PIL import Image
 
     pictures = []
     for figure in notebook_file.images(notebook_file.read(result)):
         try:
-            pictures.append(Image.open(io.BytesIO(figure)))
-        except UnidentifiedImageError:
+            picture = Image.open(io.BytesIO(figure))
+            picture.load()
+        except (OSError, Image.DecompressionBombError):  # no image, half an image, far too large an image
             continue
+        pictures.append(picture)
     if not pictures:
         return None
     image = max(pictures, key=lambda picture: picture.width * picture.height)

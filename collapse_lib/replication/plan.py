@@ -112,7 +112,7 @@ def look_up(task: Task, folder: Folder, *, force: bool = False) -> Planned:
 def _outdated(task: Task, executed: Mapping[str, Any], stored: Fingerprint) -> str:
     changed = fingerprint.changed(stored, task.fingerprint)
     if not changed:
-        changed = fingerprint.changed(stored, {"data": fingerprint.data(task.parameters["dataset"])})
+        changed = fingerprint.changed(stored, {"data": fingerprint.data(task.parameters)})
     if changed:
         return f"changed: {', '.join(changed)}"
     return "; ".join(shortcomings(executed, task.notebook, task.parameters))
