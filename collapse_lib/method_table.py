@@ -103,16 +103,6 @@ def measure(trained: Sequence[Trained], worth: Measure) -> pd.DataFrame:
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis(index=["method", "seed"])
 
 
-def summary(table: pd.DataFrame, *, digits: int = 2) -> pd.DataFrame:
-    """Mean +- standard deviation over seeds as text, one row a method in the order of the table."""
-    by_method = table.groupby("method", sort=False)
-    mean, spread = by_method.mean(), by_method.std(ddof=1)
-    text = mean.round(digits).astype(str)
-    if len(table) > len(mean):
-        text += " ± " + spread.round(digits).astype(str)
-    return text
-
-
 def reconstructions(trained: Sequence[Trained], x: Tensor, *, seed: int) -> dict[str, Tensor]:
     """Method -> decoder's mean image at the posterior mean of `x` (N, n), for one seed; Bernoulli probabilities."""
     found = {}

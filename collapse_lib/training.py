@@ -12,6 +12,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import pandas as pd
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -207,16 +208,8 @@ def _train(
         before = {n: t.clone() for n, t in trained.state().items()}
         stop = run.next_stop(step)
         hyper = numbers_at(range(step, stop + 1))  # one more: what the state after the last step is evaluated with
-        values, names = [], ()
-        for s in range(step, stop):
-            batch = streams.batch(s, trained.stacked)
-            now = {key: v[s - step] for key, v in hyper.items()}
-            terms = trained.terms(batch, run.batch_size is None, streams.noise(s), now)
-            trained.step(terms.loss, run.lr_schedule(s / run.steps) if run.lr_schedule else 1.0, s, s / run.steps)
-            names = terms._fields
-            values.append(torch.stack([t.detach() for t in terms]))
+        names, seen = _steps(trained, streams, hyper, range(step, stop), run)
         trained.write({key: v[-1] for key, v in hyper.items()})
-        seen = torch.stack(values).double().cpu().numpy()  # (steps, terms, members)
         after = trained.state()
         finite = torch.stack([t.isfinite().reshape(len(t), -1).all(1) for t in after.values()]).all(0).cpu().numpy()
         going = []
@@ -247,6 +240,21 @@ def _train(
             trained.keep(places)
             streams.keep(places)
         alive, step = [alive[p] for p in going], stop
+
+
+def _steps(
+    trained: Members, streams: Streams, hyper: Mapping[str, Tensor], steps: range, run: Plan
+) -> tuple[tuple[str, ...], NDArray[np.float64]]:
+    """Take `steps` without a look at the device; the names of the objective's terms, and (steps, terms, members)."""
+    values, names = [], ()
+    for place, s in enumerate(steps):
+        batch = streams.batch(s, trained.stacked)
+        now = {key: v[place] for key, v in hyper.items()}
+        terms = trained.terms(batch, run.batch_size is None, streams.noise(s), now)
+        trained.step(terms.loss, run.lr_schedule(s / run.steps) if run.lr_schedule else 1.0, s, s / run.steps)
+        names = terms._fields
+        values.append(torch.stack([t.detach() for t in terms]))
+    return names, torch.stack(values).double().cpu().numpy()
 
 
 def _evaluate(

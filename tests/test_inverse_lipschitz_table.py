@@ -71,6 +71,13 @@ def test_latents_are_sorted_and_drawn(x, trained):
     profile = il.latent_profile(trained, x, ["VAE", "LIDVAE"], seed=1)
     assert list(profile.columns) == [(m, q) for m in ("VAE", "LIDVAE") for q in ("KL", "variance of the mean")]
     assert (np.diff(profile.to_numpy(), axis=0) <= 0).all()
+    panels = Figure().subplots(1, 2)
+    il.latent_panels(panels, profile)
+    for ax, quantity in zip(panels, ("KL", "variance of the mean"), strict=True):
+        for line, method in zip(ax.lines, ("VAE", "LIDVAE"), strict=False):
+            assert line.get_label() == method
+            assert (line.get_ydata() == profile[method, quantity]).all()
+    assert panels[1].lines[-1].get_ydata() == [0.01, 0.01]
     table = measure(trained, lambda model: measure_vae(model, x.round()))
     axes = Figure().subplots(1, 3)
     il.constraint_panels(axes[:2], table, [0.0, 1.0], {"kl": "KL", "mi": "MI"})
