@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from collapse_lib.history import MemberHistory
 from collapse_lib.progress import Progress
-from collapse_lib.records import Record
 from collapse_lib.residual import averages_by_count
 from collapse_lib.stacking import Evaluate, Members, Objective, Plan, Plateau, Streams
 from collapse_lib.sweeps import Schedule, Sweep
@@ -128,14 +128,14 @@ def fit(
             f"the objective does not read {sorted(unread)}; it reads {sorted(objective.reads)}, and buffers of no "
             f"dimension of the model are {sorted(scalars)}. Is a name misspelt?"
         )
-    records = [Record() for _ in models]
+    histories = [MemberHistory() for _ in models]
     with Progress(steps * len(sweep), f"fit {len(sweep)} member{'s' * (len(sweep) > 1)}", enabled=progress) as bar:
         for members in _equal_architectures(models):
             numbers = sweep.numbers(members[0], 0.0)
             together = _stacks(models[members[0]], len(members), numbers, run) if stack == "auto" else stack
             for part in [members] if together else [[i] for i in members]:
-                _train(part, [models[i] for i in part], sweep, run, records, bar)
-    return _result(sweep, records, steps)
+                _train(part, [models[i] for i in part], sweep, run, histories, bar)
+    return _result(sweep, histories, steps)
 
 
 # ---- the pieces ------------------------------------------------------------------------------------------------------
@@ -185,9 +185,14 @@ def _multiply_adds(model: nn.Module, numbers: Mapping[str, float], run: Plan) ->
 
 
 def _train(
-    members: list[int], models: Sequence[nn.Module], sweep: Sweep, run: Plan, records: list[Record], bar: Progress
+    members: list[int],
+    models: Sequence[nn.Module],
+    sweep: Sweep,
+    run: Plan,
+    histories: list[MemberHistory],
+    bar: Progress,
 ) -> None:
-    """Train `members` together, writing into their records."""
+    """Train `members` together, writing into their histories."""
     alive = list(members)
     trained = Members(models, [float(sweep.configurations[i]["lr"]) for i in alive], run)
     streams = Streams([int(sweep.configurations[i]["seed"]) for i in alive], models[0], trained.dtype, run)
@@ -204,7 +209,7 @@ def _train(
     trained.write({key: v[0] for key, v in numbers_at(range(1)).items()})
     while alive and step < run.steps:
         if run.evaluate and step % (run.evaluate_every or 1) == 0:
-            _evaluate(run.evaluate, trained.state(), step, alive, records)
+            _evaluate(run.evaluate, trained.state(), step, alive, histories)
         before = {n: t.clone() for n, t in trained.state().items()}
         stop = run.next_stop(step)
         hyper = numbers_at(range(step, stop + 1))  # one more: what the state after the last step is evaluated with
@@ -214,26 +219,26 @@ def _train(
         finite = torch.stack([t.isfinite().reshape(len(t), -1).all(1) for t in after.values()]).all(0).cpu().numpy()
         going = []
         for place, member in enumerate(alive):
-            record, own = records[member], seen[:, :, place]
-            record.names, record.stacked = names, trained.stacked
+            history, own = histories[member], seen[:, :, place]
+            history.names, history.stacked = names, trained.stacked
             bad = np.flatnonzero(~np.isfinite(own).all(1))
             if len(bad) or not finite[place]:
-                record.absorb(step, own[: bad[0] if len(bad) else len(own)], run.row)
-                record.status, record.state = "diverged", {n: t[place].cpu().clone() for n, t in before.items()}
+                history.absorb(step, own[: bad[0] if len(bad) else len(own)], run.row)
+                history.status, history.state = "diverged", {n: t[place].cpu().clone() for n, t in before.items()}
                 continue
-            record.absorb(step, own, run.row)
-            if stop == run.steps or (run.plateau and stop % run.rows == 0 and record.on_plateau(run.plateau)):
-                record.status = "finished" if stop == run.steps else "plateau"
-                record.state = {n: t[place].cpu().clone() for n, t in after.items()}
+            history.absorb(step, own, run.row)
+            if stop == run.steps or (run.plateau and stop % run.rows == 0 and history.on_plateau(run.plateau)):
+                history.status = "finished" if stop == run.steps else "plateau"
+                history.state = {n: t[place].cpu().clone() for n, t in after.items()}
             else:
                 going.append(place)
         bar.update((stop - step) * len(alive) + (run.steps - stop) * (len(alive) - len(going)))
         if run.evaluate and len(going) < len(alive):
-            ended = [p for p in range(len(alive)) if p not in going and records[alive[p]].status != "diverged"]
+            ended = [p for p in range(len(alive)) if p not in going and histories[alive[p]].status != "diverged"]
             if ended:
                 places = torch.tensor(ended, device=run.device)
                 _evaluate(
-                    run.evaluate, {n: t[places] for n, t in after.items()}, stop, [alive[p] for p in ended], records
+                    run.evaluate, {n: t[places] for n, t in after.items()}, stop, [alive[p] for p in ended], histories
                 )
         if going and len(going) < len(alive):
             places = torch.tensor(going, device=run.device)
@@ -258,27 +263,29 @@ def _steps(
 
 
 def _evaluate(
-    evaluate: Evaluate, state: dict[str, Tensor], step: int, members: Sequence[int], records: Sequence[Record]
+    evaluate: Evaluate, state: dict[str, Tensor], step: int, members: Sequence[int], histories: Sequence[MemberHistory]
 ) -> None:
     with torch.no_grad():
         numbers = {name: t.double().cpu().tolist() for name, t in evaluate(state, step).items()}
     if wrong := {name: len(v) for name, v in numbers.items() if len(v) != len(members)}:
         raise ValueError(f"evaluate must give one number for each of {len(members)} members, but gave {wrong}")
     for place, member in enumerate(members):
-        records[member].evaluations.append({"member": member, "step": step} | {n: v[place] for n, v in numbers.items()})
+        histories[member].evaluations.append(
+            {"member": member, "step": step} | {n: v[place] for n, v in numbers.items()}
+        )
 
 
-def _result(sweep: Sweep, records: Sequence[Record], steps: int) -> FitResult:
+def _result(sweep: Sweep, histories: Sequence[MemberHistory], steps: int) -> FitResult:
     summary = sweep.frame()
-    summary["status"] = [r.status for r in records]
-    summary["steps"] = [r.steps for r in records]
-    summary["loss"] = [r.means()[-1, 0] if r.starts else np.nan for r in records]
-    summary["stacked"] = [r.stacked for r in records]
+    summary["status"] = [r.status for r in histories]
+    summary["steps"] = [r.steps for r in histories]
+    summary["loss"] = [r.means()[-1, 0] if r.starts else np.nan for r in histories]
+    summary["stacked"] = [r.stacked for r in histories]
     rows = [
         {"member": i, "step": start, "progress": start / steps} | dict(zip(r.names, terms.tolist(), strict=True))
-        for i, r in enumerate(records)
+        for i, r in enumerate(histories)
         if r.starts
         for start, terms in zip(r.starts, r.means(), strict=True)
     ]
-    evaluations = [e for r in records for e in r.evaluations]
-    return FitResult(sweep, summary, pd.DataFrame(rows), pd.DataFrame(evaluations), [r.state for r in records])
+    evaluations = [e for r in histories for e in r.evaluations]
+    return FitResult(sweep, summary, pd.DataFrame(rows), pd.DataFrame(evaluations), [r.state for r in histories])

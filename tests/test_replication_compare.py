@@ -126,7 +126,7 @@ def test_what_came_and_what_went() -> None:
         notebook("a/both", claim("A"), claim("C")), notebook("a/new", claim("A")), notebook("a/unrun", state="not run")
     )
     assert changes(old, new) == [
-        (Kind.GONE, "a/both", "B"),
+        (Kind.WORSE, "a/both", "B"),  # a claim that is lost is not one that holds
         (Kind.GONE, "a/gone", None),
         (Kind.GONE, "a/unrun", None),
         (Kind.NEW, "a/both", "C"),
@@ -208,10 +208,12 @@ def test_parameters_that_differ_are_listed(tmp_path: Path, capsys: pytest.Captur
 
 
 def test_what_only_came_or_went_moved_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    old = write(tmp_path / "old.json", report(notebook("a/b", claim("A"), claim("B"))))
-    new = write(tmp_path / "new.json", report(notebook("a/b", claim("A"))))
+    old = write(tmp_path / "old.json", report(notebook("a/b", claim("A")), notebook("a/c", claim("A"))))
+    new = write(tmp_path / "new.json", report(notebook("a/b", claim("A"), claim("B"))))
     assert cli.main(["--compare", old, new]) == 0
-    assert "1 claims compared: no verdict changed, no number moved, is gone: 1" in capsys.readouterr().out
+    assert "1 claims compared: no verdict changed, no number moved, is gone: 1, is new: 1" in capsys.readouterr().out
+    assert cli.main(["--compare", new, old]) == 1  # a claim is lost
+    assert "1 claims compared: verdict got worse: 1, is new: 1" in capsys.readouterr().out
 
 
 def test_a_folder_of_profiles_will_do_if_one_has_a_report(tmp_path: Path) -> None:

@@ -34,7 +34,7 @@ def folder(tmp_path: Path) -> Folder:
 
 @pytest.fixture(autouse=True)
 def _data(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The checksum of data is that of its name; test_data.py holds the true ones."""
+    """The checksum of data is that of its name; tests/data_sets holds the true ones."""
     monkeypatch.setattr(fingerprint, "data", lambda parameters: f"sum of {parameters['dataset']}")
 
 

@@ -5,7 +5,7 @@ by more than rounding, which is 1e-5 of the larger mean (a record keeps seven di
 seeds is another, or if one standard deviation is more than twice the other and their difference is more than rounding.
 
 A verdict got worse if it went down in the order holds, differs, not judged, FAILS, or if the notebook was run without a
-result. Between profiles, which judge different claims, only FAILS is worse than `not judged`.
+result, or has lost the claim. Between profiles, which judge different claims, only FAILS is worse than `not judged`.
 """
 
 import math
@@ -145,7 +145,7 @@ def _claims(old: NotebookResult, new: NotebookResult, *, same_profile: bool) -> 
     for name in dict.fromkeys([*before, *after]):
         one, other = before.get(name), after.get(name)
         if one is None or other is None:
-            yield Change(Kind.NEW if one is None else Kind.GONE, new.notebook, name, _told(one), _told(other))
+            yield Change(Kind.NEW if one is None else Kind.WORSE, new.notebook, name, _told(one), _told(other))
         elif found := _change(one, other, same_profile=same_profile):
             kind, size = found
             yield Change(kind, new.notebook, name, _told(one), _told(other), size)

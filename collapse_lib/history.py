@@ -6,7 +6,7 @@ from torch import Tensor
 from collapse_lib.stacking import Plateau
 
 
-class Record:
+class MemberHistory:
     """What one member leaves behind."""
 
     def __init__(self) -> None:
