@@ -59,7 +59,9 @@ def judge(claim: Claim, measured: Measured, profile: Profile) -> Judgement:
     as_expected = all(expected.holds(value) for value in judged)
     if claim.differs is not None:
         return Judgement("FAILS", "unexpectedly holds") if as_expected else Judgement("differs", claim.differs)
-    return Judgement("holds" if as_expected else "FAILS")
+    if not as_expected:
+        return Judgement("FAILS")
+    return Judgement("holds", "and contradicts the document" if claim.contradicts else None)
 
 
 class Ledger:

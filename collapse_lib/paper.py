@@ -3,7 +3,8 @@
     [paper]                                   title, authors, year, reference, url, document
     [notebooks.<slug>]                        title, replicates, figures, timeout_s, dataset
     [notebooks.<slug>.profiles.<profile>]     overrides of the notebook's parameters (smoke, laptop)
-    [notebooks.<slug>.claims.<ID>]            text, kind, expected, reported, source, why, judge, profiles, differs
+    [notebooks.<slug>.claims.<ID>]            text, kind, expected, reported, source, why, judge, profiles,
+                                              differs, contradicts
 
 The classes below are the schema. Whatever is wrong with a file is told as `<path>:<line>: <what>; <remedy>`.
 """
@@ -117,6 +118,7 @@ class Claim(_Table):
     judge: Literal["every", "mean"] = "every"
     profiles: list[Profile] | None = None
     differs: Line | None = None
+    contradicts: bool = False
 
     @model_validator(mode="after")
     def _fits_its_kind(self) -> Self:
@@ -135,6 +137,14 @@ class Claim(_Table):
             raise problem(f"is never judged in {idle[0]}", remedy, "expected", idle[0])
         if self.judge == "mean" and any(each.is_ is not None for each in ranges.values()):
             raise problem("a truth has no mean", 'remove judge = "mean"', "judge")
+        if self.contradicts and self.reported is None:
+            remedy = "add what it says as `reported`, or remove `contradicts`"
+            raise problem("contradicts a document that says nothing", remedy, "contradicts")
+        if self.contradicts and self.differs is not None:
+            remedy = (
+                "keep one: `differs` where the document's number is not reached, `contradicts` where none was expected"
+            )
+            raise problem("both differs from the document and contradicts it", remedy, "contradicts")
         return self
 
     @property

@@ -172,6 +172,12 @@ def test_a_known_difference_fails_when_it_unexpectedly_holds():
     assert judge(claim, measure(1), "paper") == ("FAILS", "unexpectedly holds")
 
 
+def test_what_holds_against_the_document_says_so():
+    claim = claim_of({"min": 0}, reported="below 0", contradicts=True)
+    assert judge(claim, measure(1), "paper") == ("holds", "and contradicts the document")
+    assert judge(claim, measure(-1), "paper") == ("FAILS", None)
+
+
 # --- the ledger
 
 

@@ -205,6 +205,18 @@ MISTAKES = [
     pytest.param(
         "EP-2.expected.is", 'EP-2.judge = "mean"\nEP-2.expected.is', "a truth has no mean; remove", id="mean of a truth"
     ),
+    pytest.param(
+        "EP-2.expected.is",
+        "EP-2.contradicts = true\nEP-2.expected.is",
+        "contradicts a document that says nothing; add what it says",
+        id="contradicts nothing",
+    ),
+    pytest.param(
+        "EP-2.expected.is",
+        'EP-2.contradicts = true\nEP-2.reported = "no"\nEP-2.differs = "a reason"\nEP-2.expected.is',
+        "both differs from the document and contradicts it; keep one",
+        id="differs and contradicts",
+    ),
     pytest.param('claims."EP-4"]', 'claims."EP 4"]', "EP 4 is no claim id; use letters", id="claim id"),
     pytest.param(
         "[notebooks.elbo]",

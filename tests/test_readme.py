@@ -245,6 +245,26 @@ def test_numbers_that_do_not_count_say_why_and_long_words_are_cut(project):
     assert numbers(project, claims, {"B-1": 1}) == ["B-1: 5 → 1 (≤ 0, differs)"]
 
 
+def test_what_holds_against_the_document_is_no_agreement(project):
+    claims = {
+        "B-1": entry("7", headline=True),
+        "B-2": entry("8", headline=True),
+        "B-3": entry("9", headline=True),
+        "B-4": entry("in words", contradicts="true"),
+        "B-5": entry("it grows", "{ is = true }", contradicts="true"),
+    }
+    measured = dict.fromkeys(claims, 1) | {"B-5": True}
+    assert numbers(project, claims, measured) == [
+        "B-1: 7 → 1 (≤ 9)",
+        "B-4: in words ≠ 1 (≤ 9)",
+        "B-5: it grows ≠ t: true",
+    ]
+    assert rows(project)[0][4] == "holds, against the document: B-4, B-5"
+    measured |= {"B-4": 10}
+    numbers(project, claims, measured)
+    assert rows(project)[0][4] == "FAILS: B-4; holds, against the document: B-5"
+
+
 # ---- the run of the whole set ----------------------------------------------------------------------------------------
 
 
@@ -285,7 +305,7 @@ def test_a_recorded_run_is_told_and_makes_the_readme_stale(project, capsys):
     assert "| where | cpu, 2 cores; Python 3.11.7, torch 2.14 |" in text
     assert "| notebooks | 1 of 2 have a result; not: one/fig_2 |" in text
     assert "| claims | 1 held, 1 failed: one/fig_1 A-2, 0 differ as known, 0 not judged at this size |" in text
-    assert "| time | 1 h 05 min, the sum of the notebooks' own times |" in text
+    assert "| time | 1 min 30 s to 1 min 30 s a notebook, 1 h 05 min in all |" in text
 
     record_run(project, ("A-1", "holds"), ("A-2", "not judged"))
     assert readme.main(["--check"]) == 1

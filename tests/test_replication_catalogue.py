@@ -56,6 +56,8 @@ def test_a_notebook_has_its_constants_and_the_overrides_in_their_types(papers: P
         ("third", ["beta/third"]),
         ("*/f*", ["alpha/first"]),
         ("alpha/second", ["alpha/second"]),
+        ("alpha/first.ipynb", ["alpha/first"]),
+        ("../notebooks/beta/third.ipynb", ["beta/third"]),
     ],
 )
 def test_a_pattern_is_a_glob_or_a_part(papers: Papers, pattern: str, found: list[str]) -> None:
@@ -68,9 +70,15 @@ def test_no_pattern_selects_all_and_several_keep_the_order(papers: Papers) -> No
     assert catalogue.select(notebooks, ["third", "first"]) == [notebooks[0], notebooks[2]]
 
 
-def test_an_unknown_pattern_lists_the_notebooks(papers: Papers) -> None:
-    with pytest.raises(PatternError, match=r"'fourth'(?s:.*)alpha/first(?s:.*)beta/third"):
-        catalogue.select(catalogue.load(papers.root), ["first", "fourth"])
+def test_an_unknown_pattern_is_told_with_what_was_meant(papers: Papers) -> None:
+    notebooks = catalogue.load(papers.root)
+    with pytest.raises(PatternError, match=r"'xyz'; run_all.py --list shows them$"):
+        catalogue.select(notebooks, ["first", "xyz"])
+    for wrong in ("thrid", "beta/thrid", "thrid.ipynb"):
+        with pytest.raises(PatternError, match=r"shows them; did you mean beta/third\?"):
+            catalogue.select(notebooks, [wrong])
+    with pytest.raises(PatternError, match=r"no notebook matches 'notebooks/beta/first.ipynb'"):
+        catalogue.select(notebooks, ["notebooks/beta/first.ipynb"])
 
 
 def test_everything_wrong_is_told_at_once(papers: Papers) -> None:

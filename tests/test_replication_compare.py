@@ -128,7 +128,6 @@ def test_what_came_and_what_went() -> None:
     assert changes(old, new) == [
         (Kind.WORSE, "a/both", "B"),  # a claim that is lost is not one that holds
         (Kind.GONE, "a/gone", None),
-        (Kind.GONE, "a/unrun", None),
         (Kind.NEW, "a/both", "C"),
         (Kind.NEW, "a/new", None),
     ]
@@ -214,6 +213,20 @@ def test_what_only_came_or_went_moved_nothing(tmp_path: Path, capsys: pytest.Cap
     assert "1 claims compared: no verdict changed, no number moved, is gone: 1, is new: 1" in capsys.readouterr().out
     assert cli.main(["--compare", new, old]) == 1  # a claim is lost
     assert "1 claims compared: verdict got worse: 1, is new: 1" in capsys.readouterr().out
+
+
+def test_what_one_run_was_not_asked_for_is_counted_and_not_listed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Part of the set is run with a changed parameter and held against a run of all: the others are no news."""
+    all_of_them = report(notebook("a/b", claim("A")), notebook("a/c", claim("A")), notebook("a/d", state="failed"))
+    some = report(notebook("a/b", claim("A")), notebook("a/c", state="not run"), notebook("a/d", state="not run"))
+    old, new = write(tmp_path / "old.json", all_of_them), write(tmp_path / "new.json", some)
+    for pair in ((old, new), (new, old)):
+        assert cli.main(["--compare", *pair]) == 0
+        said = capsys.readouterr().out
+        assert "no number moved, run in one only, since not selected in the other: 2 notebooks" in said
+        assert "a/c" not in said
 
 
 def test_a_folder_of_profiles_will_do_if_one_has_a_report(tmp_path: Path) -> None:

@@ -93,7 +93,9 @@ def test_those_that_raise_hang_or_are_killed_fail_alone_and_the_rerun_resumes(
     assert {each["cell"] for key, each in told.items() if key != "one/no_figure"} == {
         "cell 3 of 6: import os, pathlib, time"
     }
-    assert told["one/hangs"]["error"] == "stopped after 9 s, its timeout_s.smoke in paper.toml"
+    assert told["one/hangs"]["error"] == (
+        "stopped after 9 s, its timeout_s.smoke in paper.toml; raise it there if the machine is slow or busy"
+    )
     assert "the kernel died" in told["one/kernel_killed"]["error"]
     assert told["one/raises"]["error"] == "ValueError: no such thing"
     assert told["one/raises"]["traceback"][-1] == "ValueError: no such thing"

@@ -306,7 +306,7 @@ def main(papers: Papers, tmp_path: Path, *more: str) -> int:
         (["--jobs", "0"], "'0' is not a number of 1 or more"),
         (["--jobs", "many"], "'many' is not a number of 1 or more"),
         (["--data", "cifar"], "no data set 'cifar'; there are digits, mnist, fashion_mnist, omniglot, olivetti"),
-        (["nothing_like_it"], "no notebook matches 'nothing_like_it'; there are\n  one/only"),
+        (["nothing_like_it"], "no notebook matches 'nothing_like_it'; run_all.py --list shows them"),
         (["--publish"], "publish with --profile paper (or laptop)"),
         (["--set", "n_images"], "'n_images' is not of the form NAME=VALUE"),
         (["--set", "n images=1"], "is not of the form NAME=VALUE"),

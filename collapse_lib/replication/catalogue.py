@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from pathlib import Path
 
@@ -62,17 +63,23 @@ def load(folder: Path) -> list[Notebook]:
 def select(notebooks: Sequence[Notebook], patterns: Sequence[str]) -> list[Notebook]:
     """The notebooks whose paper/slug matches a pattern, a glob or a part of it; all without a pattern.
 
-    Raises PatternError for patterns that match nothing.
+    A path to a notebook will do, too (`notebooks/<paper>/<slug>.ipynb`). Raises PatternError for patterns that match
+    nothing, with those that were meant perhaps.
     """
 
-    def matches(key: str, pattern: str) -> bool:
-        return pattern in key or fnmatchcase(key, pattern)
-
-    idle = [pattern for pattern in patterns if not any(matches(each.key, pattern) for each in notebooks)]
+    idle = [pattern for pattern in patterns if not any(_matches(each.key, pattern) for each in notebooks)]
     if idle:
-        known = "\n".join(f"  {each.key}" for each in notebooks)
-        raise PatternError(f"no notebook matches {', '.join(map(repr, idle))}; there are\n{known}")
-    return [each for each in notebooks if not patterns or any(matches(each.key, pattern) for pattern in patterns)]
+        keys = {name: each.key for each in notebooks for name in (each.key, each.path.stem)}
+        near = [keys[name] for each in idle for name in get_close_matches(each.removesuffix(".ipynb"), keys, n=2)]
+        meant = f"; did you mean {' or '.join(dict.fromkeys(near))}?" if near else ""
+        raise PatternError(f"no notebook matches {', '.join(map(repr, idle))}; run_all.py --list shows them{meant}")
+    return [each for each in notebooks if not patterns or any(_matches(each.key, pattern) for pattern in patterns)]
+
+
+def _matches(key: str, pattern: str) -> bool:
+    if pattern.endswith(".ipynb"):  # a path names one notebook
+        return f"/{key}".endswith("/" + "/".join(Path(pattern).with_suffix("").parts[-2:]))
+    return pattern in key or fnmatchcase(key, pattern)
 
 
 def _load_paper(folder: Path) -> tuple[list[Notebook], list[str]]:

@@ -23,7 +23,7 @@ ROUNDING = 1e-5
 SPREAD_FACTOR = 2.0
 
 _ORDER: tuple[Verdict, ...] = ("holds", "differs", "not judged", "FAILS")
-_NO_RUN = (State.NOT_RUN, State.STALE, State.INTERRUPTED)  # these say nothing of the notebook
+_NO_RUN = (State.NOT_RUN, State.STALE, State.INTERRUPTED)  # these say nothing of the notebook; the first: not selected
 
 
 class Kind(IntEnum):
@@ -63,12 +63,14 @@ class Change:
 class Comparison:
     """All changes from one run to another, sorted by importance, and the number of claims that both have.
 
-    `parameters` has, by notebook, those that the runs gave different values, `name: old → new`.
+    `parameters` has, by notebook, those that the runs gave different values, `name: old → new`. `unselected` counts the
+    notebooks that only one of the runs was asked for.
     """
 
     changes: list[Change]
     compared: int
     parameters: dict[str, list[str]]
+    unselected: int = 0
 
     @property
     def worse(self) -> int:
@@ -81,6 +83,8 @@ class Comparison:
         counts = [f"{_WORDS[kind]}: {self.count(kind)}" for kind in Kind if self.count(kind)]
         if all(change.kind in (Kind.GONE, Kind.NEW) for change in self.changes):
             counts.insert(0, "no verdict changed, no number moved")
+        if self.unselected:
+            counts.append(f"run in one only, since not selected in the other: {self.unselected} notebooks")
         return f"{self.compared} claims compared: {', '.join(counts)}"
 
     def table(self) -> Table:
@@ -97,7 +101,7 @@ def compare(old: Record, new: Record) -> Comparison:
     before, after = ({each.notebook: each for each in record.notebooks} for record in (old, new))
     changes: list[Change] = []
     parameters: dict[str, list[str]] = {}
-    compared = 0
+    compared = unselected = 0
     for key in dict.fromkeys([*before, *after]):
         one, other = before.get(key), after.get(key)
         if differing := _parameters(one, other):
@@ -105,9 +109,11 @@ def compare(old: Record, new: Record) -> Comparison:
         if one is not None and one.claims and other is not None and other.claims:
             changes += _claims(one, other, same_profile=old.profile == new.profile)
             compared += len({claim.id for claim in one.claims} & {claim.id for claim in other.claims})
+        elif one and other and (one.state == State.NOT_RUN) != (other.state == State.NOT_RUN):
+            unselected += 1
         else:
             changes += _notebook(key, one, other)
-    return Comparison(sorted(changes, key=lambda each: (each.kind, -each.size)), compared, parameters)
+    return Comparison(sorted(changes, key=lambda each: (each.kind, -each.size)), compared, parameters, unselected)
 
 
 def _parameters(old: NotebookResult | None, new: NotebookResult | None) -> list[str]:

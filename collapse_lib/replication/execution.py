@@ -110,7 +110,9 @@ class Execution:
                     await self._follow(worker, job, task.key, trace)
             except TimeoutError:
                 return trace.failure(
-                    State.TIMED_OUT, f"stopped after {task.limit} s, its timeout_s.{task.profile} in paper.toml"
+                    State.TIMED_OUT,
+                    f"stopped after {task.limit} s, its timeout_s.{task.profile} in paper.toml; "
+                    "raise it there if the machine is slow or busy",
                 )
             finally:
                 processes.end_marked(mark)

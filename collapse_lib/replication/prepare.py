@@ -11,11 +11,15 @@ import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from collapse_lib.paper import PROFILES, Profile
 from collapse_lib.replication import catalogue, notebook_file
 from collapse_lib.replication.catalogue import CatalogueError, Notebook
 from collapse_lib.replication.notebook_file import CHECKED
+
+if TYPE_CHECKING:
+    from nbformat import NotebookNode
 
 
 class UnexecutedError(ValueError):
@@ -42,18 +46,24 @@ def _was_executed(path: Path) -> bool:
 
 def _prepare(notebook: Notebook, profile: Profile, out: Path) -> Path:
     import nbformat
-    from papermill.iorw import load_notebook_node
-    from papermill.parameterize import parameterize_notebook
 
     target = out / f"{notebook.key}.ipynb"
     target.parent.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(notebook.path.with_name("paper.toml"), target.with_name("paper.toml"))
-    prepared = load_notebook_node(str(notebook.path))
-    prepared.cells = notebook_file.without_injected(prepared)
-    if parameters := notebook.overrides[profile]:
-        prepared = parameterize_notebook(prepared, parameters, kernel_name="python3", language="python")
-    nbformat.write(prepared, target)
+    nbformat.write(parameterised(notebook, profile), target)
     return target
+
+
+def parameterised(notebook: Notebook, profile: Profile) -> "NotebookNode":
+    """The notebook as it is published, with the parameters of `profile` in a cell of their own."""
+    from papermill.iorw import load_notebook_node
+    from papermill.parameterize import parameterize_notebook
+
+    node = load_notebook_node(str(notebook.path))
+    node.cells = notebook_file.without_injected(node)
+    if parameters := notebook.overrides[profile]:
+        node = parameterize_notebook(node, parameters, kernel_name="python3", language="python")
+    return node
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -11,7 +11,7 @@ the whole set is read from the record of a run (`run_all.py --record`).
 import argparse
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from textwrap import shorten
 
@@ -55,36 +55,42 @@ def _row(notebook: catalogue.Notebook, root: Path) -> tuple[str, ...]:
         raise ReadmeError(f"{notebook.path}: {error}") from error
     figure = _link(notebook.entry.replicates, notebook.path.relative_to(root).as_posix())
     device = published["metadata"].get(METADATA, {}).get("device", "device unknown")
-    return figure, notebook.entry.title, *_outcome(ledger, device)
+    contradicting = {claim for claim, entry in notebook.entry.claims.items() if entry.contradicts}
+    return figure, notebook.entry.title, *_outcome(ledger, device, contradicting)
 
 
-def _numbers(ledger: LedgerRecord) -> str:
+def _numbers(ledger: LedgerRecord, contradicting: Collection[str]) -> str:
     """Up to three of the values that the document reports, beside ours, in the order of paper.toml.
 
-    First come what the run judged, numbers rather than words, and headlines; the same value is not shown twice.
+    First come what the run judged, what contradicts the document, numbers rather than words, and headlines; the same
+    value is not shown twice.
     """
     first: dict[str | None, Entry] = {}
     for claim in filter(_is_comparable, ledger.claims):
         first.setdefault(claim.reported, claim)
-    chosen = sorted(first.values(), key=_importance)[:_SHOWN]
-    return "<br>".join(map(_number, sorted(chosen, key=ledger.claims.index))) or "–"
+    chosen = sorted(first.values(), key=lambda claim: _importance(claim, contradicting))[:_SHOWN]
+    shown = sorted(chosen, key=ledger.claims.index)
+    return "<br>".join(_number(claim, contradicts=claim.id in contradicting) for claim in shown) or "–"
 
 
 def _is_comparable(claim: Entry) -> bool:
     return claim.reported not in (None, "unknown") and claim.measured is not None
 
 
-def _importance(claim: Entry) -> tuple[bool, bool, bool]:
+def _importance(claim: Entry, contradicting: Collection[str]) -> tuple[bool, bool, bool, bool]:
     is_number = re.search(r"\d", claim.reported or "") is not None
-    return claim.verdict == "not judged", not is_number, claim.kind != "headline"
+    return claim.verdict == "not judged", claim.id not in contradicting, not is_number, claim.kind != "headline"
 
 
-def _number(claim: Entry) -> str:
+def _number(claim: Entry, *, contradicts: bool) -> str:
     ours, _ = measured_words(claim)
+    if contradicts and claim.expected.is_ is not None:
+        ours = f"{claim.text}: {ours}"  # of what, where the document says the opposite
     # A truth says by itself what is expected, and a verdict as hoped for goes without saying.
     remarks = [str(claim.expected)] * (claim.expected.is_ is None) + [claim.verdict] * (claim.verdict != "holds")
     remark = f" ({', '.join(remarks)})" if remarks else ""
-    return f"{claim.id}: {shorten(claim.reported or '', _LONGEST, placeholder=' …')} → {ours}{remark}"
+    said = shorten(claim.reported or "", _LONGEST, placeholder=" …")
+    return f"{claim.id}: {said} {'≠' if contradicts else '→'} {ours}{remark}"
 
 
 def results_tables(root: Path) -> str:
@@ -122,6 +128,7 @@ def whole_run(root: Path) -> str:
     without = [notebook.key for notebook in notebooks if notebook.key not in {each.notebook for each in done}]
     made = run.provenance
     judged = {verdict: run.count(verdict) for verdict in ("holds", "FAILS", "differs", "not judged")}
+    times = [each.seconds for each in done if each.seconds is not None] or [0.0]
     failing = [f"{each.notebook} {claim.id}" for each in done for claim in each.claims if claim.verdict == "FAILS"]
     return "\n".join(
         [
@@ -132,7 +139,8 @@ def whole_run(root: Path) -> str:
             f"| notebooks | {len(done)} of {len(notebooks)} have a result{_listed(without, '; not: ')} |",
             f"| claims | {judged['holds']} held, {judged['FAILS']} failed{_listed(failing)}, "
             f"{judged['differs']} differ as known, {judged['not judged']} not judged at this size |",
-            f"| time | {display.duration(run.sum_of_seconds)}, the sum of the notebooks' own times |",
+            f"| time | {display.duration(min(times))} to {display.duration(max(times))} a notebook, "
+            f"{display.duration(run.sum_of_seconds)} in all |",
             f"| values | {_link(_RECORD.as_posix(), _RECORD.as_posix())} |",
         ]
     )
@@ -165,8 +173,11 @@ def renewed(readme: str, name: str, table: str) -> str:
     return f"{before}{begin}\n{table}\n{end}{after}"
 
 
-def _outcome(ledger: LedgerRecord | None, device: str) -> tuple[str, str, str, str]:
-    """Numbers, claims held, verdict and run of a notebook; what its run did not judge counts neither way."""
+def _outcome(ledger: LedgerRecord | None, device: str, contradicting: Collection[str]) -> tuple[str, str, str, str]:
+    """Numbers, claims held, verdict and run of a notebook; what its run did not judge counts neither way.
+
+    `contradicting`: ids of the claims that contradict the document where they hold.
+    """
     if ledger is None:
         return "–", "–", "not executed", "–"
     judged = [claim for claim in ledger.claims if claim.verdict != "not judged"]
@@ -178,8 +189,10 @@ def _outcome(ledger: LedgerRecord | None, device: str) -> tuple[str, str, str, s
         for verdict in ("FAILS", "differs")
         if any(claim.verdict == verdict for claim in judged)
     ]
+    against = [claim.id for claim in judged if claim.verdict == "holds" and claim.id in contradicting]
+    others += [f"holds, against the document: {', '.join(against)}"] if against else []
     return (
-        _numbers(ledger),
+        _numbers(ledger, contradicting),
         f"{held} of {len(judged)}" + (f", {unjudged} not judged" if unjudged else ""),
         "; ".join(others) or ("holds" if held else "not judged"),
         f"{ledger.profile}, {ledger.dataset}, {device}",
