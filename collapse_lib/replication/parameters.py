@@ -83,7 +83,8 @@ def _standard_problems(values: dict[str, Value]) -> list[str]:
         if name not in values
     ]
     if values.get("profile", "paper") != "paper":
-        problems.append("parameters cell: profile must be 'paper', since the cell holds the paper's sizes")
+        remedy = "put it back; for other sizes say --profile or --set"
+        problems.append(f"parameters cell: profile must be 'paper', since the cell holds the paper's sizes; {remedy}")
     if not isinstance(values.get("dataset", ""), str):
         problems.append("parameters cell: dataset must be a string")
     if values.get("device", "auto") not in ("auto", "cpu", "cuda"):
