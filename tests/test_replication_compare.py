@@ -102,7 +102,9 @@ def test_another_profile_judges_other_claims_and_that_is_no_loss() -> None:
         ((1.0, None), (1.00002, None), Kind.VALUE),
         ((-1e6, 0.0), (-1e6 - 9, 0.0), None),
         ((-1e6, 0.0), (-1e6 - 11, 0.0), Kind.VALUE),
-        ((0.0, None), (1e-12, None), Kind.VALUE),
+        ((0.0, None), (1e-11, None), Kind.VALUE),
+        ((3e-16, None), (9e-13, None), None),  # what double precision leaves
+        ((0.0, 1e-16), (0.0, 5e-16), None),
         ((1.0, 0.1), (1.0, 0.19), None),
         ((1.0, 0.1), (1.0, 0.21), Kind.SPREAD),
         ((1.0, 0.21), (1.0, 0.1), Kind.SPREAD),

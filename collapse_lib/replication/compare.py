@@ -1,8 +1,9 @@
 """Two runs side by side: which verdicts changed, which numbers moved, what came and what went.
 
 A number moved if the means of the two runs differ by more than the larger of their standard deviations over seeds, and
-by more than rounding, which is 1e-5 of the larger mean (a record keeps seven digits). A spread moved if the number of
-seeds is another, or if one standard deviation is more than twice the other and their difference is more than rounding.
+by more than rounding, which is 1e-5 of the larger mean (a record keeps seven digits), or 1e-12 where that is more
+(what double precision leaves of numbers of order one). A spread moved if the number of seeds is another, or if one
+standard deviation is more than twice the other and their difference is more than rounding.
 
 A verdict got worse if it went down in the order holds, differs, not judged, FAILS, or if the notebook was run without a
 result, or has lost the claim. Between profiles, which judge different claims, only FAILS is worse than `not judged`.
@@ -20,6 +21,7 @@ from collapse_lib.replication.outcome import State
 from collapse_lib.replication.record import Claim, NotebookResult, Record
 
 ROUNDING = 1e-5
+LEAST = 1e-12
 SPREAD_FACTOR = 2.0
 
 _ORDER: tuple[Verdict, ...] = ("holds", "differs", "not judged", "FAILS")
@@ -169,7 +171,7 @@ def _change(old: Claim, new: Claim, *, same_profile: bool) -> tuple[Kind, float]
 
 
 def _moved(old: Measured, new: Measured) -> tuple[Kind, float] | None:
-    rounding = ROUNDING * max(abs(old.mean), abs(new.mean))
+    rounding = max(ROUNDING * max(abs(old.mean), abs(new.mean)), LEAST)
     difference, spread = abs(new.mean - old.mean), max(old.sd or 0.0, new.sd or 0.0)
     if difference > max(spread, rounding):
         return Kind.VALUE, difference / spread if spread else math.inf
