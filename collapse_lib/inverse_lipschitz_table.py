@@ -126,12 +126,11 @@ def latent_profile(trained: Sequence[Trained], x: Tensor, methods: Sequence[str]
 
 def latent_panels(axes: Sequence[Axes], profile: pd.DataFrame) -> None:
     """A `latent_profile` on two panels: KL and variance of the mean with the 0.01 of active units, a line a method."""
-    for ax, (quantity, label) in zip(
-        axes, {"KL": "KL [nats]", "variance of the mean": "variance of the mean"}.items(), strict=True
-    ):
+    units = {"KL": " [nats]", "variance of the mean": ""}
+    for ax, (quantity, unit) in zip(axes, units.items(), strict=True):
         for method in profile.columns.unique(0):
             ax.plot(range(1, len(profile) + 1), profile[method, quantity], label=method)
-        ax.set(xlabel="latent, sorted", ylabel=label, yscale="log")
+        ax.set(xlabel="latent, sorted", ylabel=quantity + unit, yscale="log")
     axes[1].axhline(0.01, color="#777777", linestyle=":")
     axes[0].legend()
 
