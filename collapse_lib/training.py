@@ -250,7 +250,7 @@ def _train(
 def _steps(
     trained: Members, streams: Streams, hyper: Mapping[str, Tensor], steps: range, run: Plan
 ) -> tuple[tuple[str, ...], NDArray[np.float64]]:
-    """Take `steps` and look at the device once, at their end; the names of the objective's terms, and (steps, terms, members)."""
+    """Take `steps`, with one look at the device at their end; names of the terms, and (steps, terms, members)."""
     values, names = [], ()
     for place, s in enumerate(steps):
         batch = streams.batch(s, trained.stacked)
